@@ -1,0 +1,154 @@
+"""One request: who calls, what it works on, and how its answers look."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import typing as t
+
+import sqlalchemy as sa
+from flask import Response, url_for
+from marshmallow import Schema
+
+from ..core import queries
+from ..core.claim import Claim
+from ..core.hold import Holder, Row
+from ..core.states import State, Verb
+from ..core.store import Store
+from ..errors import NotFound
+from . import schemas
+from .identity import Identity
+from .problems import retry_after
+
+if t.TYPE_CHECKING:
+    from ..extension import Jobber
+
+_SERVERS = {"type": "ProcessorError", "message": "The server could not process it.", "traceback": None}
+_claimed_job = schemas.ClaimedJob()
+
+
+class Call:
+    """What a view gets: the store, the client's identity, and the forms of its answers."""
+
+    def __init__(self, jobber: Jobber) -> None:
+        self.jobber = jobber
+        self.store: Store = jobber.store()
+        self.settings = self.store.settings
+        self.identity = Identity(jobber.registry, jobber.Job)
+
+    @property
+    def holder(self) -> Holder:
+        return Holder(self.identity.locker, self.identity.scope)
+
+    def commit(self) -> None:
+        self.jobber.db.session.commit()
+
+    @functools.cached_property
+    def path(self) -> str:
+        """The path of the list of jobs."""
+        return url_for(".list_jobs")
+
+    def dump_claims(self, claims: t.Sequence[Claim]) -> list[dict[str, t.Any]]:
+        return [
+            _claimed_job.dump(claim) | {"href": f"{self.path}/{claim.id}/attempts/{claim.attempt}"}
+            for claim in claims
+        ]
+
+    def idle_seconds(self, claims: t.Sequence[t.Any]) -> float:
+        """Return how long to wait before the next claim: spread, so that the idle do not come together."""
+        return 0.0 if claims else self.settings.idle_seconds * random.uniform(0.75, 1.25)
+
+    def seen(self, rows: t.Sequence[Row]) -> list[dict[str, t.Any]]:
+        """Return jobs as anyone in scope may see them."""
+        problems = queries.last_errors(self.store, [row.id for row in rows])
+        results = self._visible_results(rows)
+        return [
+            {
+                **row._mapping,
+                "attempt": row.attempts,
+                "result": row.result if row.id in results else None,
+                "error": None if row.state == State.SUCCEEDED else _told(problems.get(row.id)),
+                "enqueued_at": row.created_at,
+                "href": f"{self.path}/{row.id}",
+            }
+            for row in rows
+        ]
+
+    def _visible_results(self, rows: t.Sequence[Row]) -> set[int]:
+        """Return the ids of those jobs whose result this client delivered, or may see."""
+        delivered = [row for row in rows if row.result is not None]
+        mine = {row.id for row in delivered if self.is_mine(row.locked_by)}
+        others = [row.id for row in delivered if row.id not in mine]
+        if not others or not self.identity.has_permissions:
+            return mine
+        return mine | {job.id for job in self._load(others) if self.identity.may("result", job)}
+
+    def _load(self, ids: t.Sequence[int]) -> t.Iterable[t.Any]:
+        job = self.store.Job
+        return self.store.session.scalars(sa.select(job).where(job.id.in_(ids))).all()
+
+    def load(self, job_id: int) -> t.Any:
+        """Return the object of a job in the scope, for the permission hook.
+
+        :raises NotFound: when there is none.
+        """
+        job = self.store.Job
+        mine = sa.select(job).where(job.id == job_id, self.identity.scope)
+        found = self.store.session.scalars(mine).one_or_none()
+        if found is None:
+            raise NotFound
+        return found
+
+    def is_mine(self, locker: str | None) -> bool:
+        """Whether a locker name is this login's, on whatever node."""
+        return locker is not None and locker.partition("/")[0] == self.identity.login
+
+    def history(self, rows: t.Sequence[Row], *, everything: bool) -> list[dict[str, t.Any]]:
+        """Return rows of a history, without the names and tracebacks of others unless ``everything``."""
+        return [dict(row._mapping) if everything else self._history_row(row) for row in rows]
+
+    def _history_row(self, row: Row) -> dict[str, t.Any]:
+        values, mine = dict(row._mapping), self.is_mine(row.locker)
+        values["locker"] = row.locker if mine else None
+        values["error"] = _told(row)
+        if values["error"] is not None and not (mine and row.reason == Verb.FAIL):
+            values["error"] |= {"traceback": None}
+        return values
+
+
+def _told(row: Row | None) -> dict[str, t.Any] | None:
+    """Return the error of a row of history as a client may see it.
+
+    What the server's own code raised may hold its statements and other people's data.
+    """
+    if row is None or row.error is None:
+        return None
+    processed = row.reason in (Verb.DELIVER, Verb.PROCESS) or row.from_state == State.FAILED
+    if processed and row.error["type"] != "ResultRejected":
+        return dict(_SERVERS)
+    return dict(row.error)
+
+
+def answer(payload: t.Any, status: int = 200, headers: t.Mapping[str, str] | None = None) -> Response:
+    """Return a JSON answer. It is for this client alone, so nothing may keep it."""
+    response = Response(json.dumps(payload), status, mimetype="application/json")
+    response.headers.update({"Cache-Control": "no-store", **(headers or {})})
+    return response
+
+
+def answer_with(schema: Schema, value: t.Any, status: int = 200, **headers: str) -> Response:
+    """Return a value in the form of a schema."""
+    return answer(schema.dump(value), status, headers)
+
+
+def answer_claims(call: Call, claims: t.Sequence[Claim]) -> Response:
+    """Return handed-out jobs; when there is none, with the time to wait."""
+    seconds = call.idle_seconds(claims)
+    headers = {} if claims else {"Retry-After": retry_after(seconds)}
+    return answer({"jobs": call.dump_claims(claims), "retry_after": seconds}, headers=headers)
+
+
+def status_of(state: State | None) -> int:
+    """Return 202 for a result that is accepted and not yet processed."""
+    return 202 if state is State.SUBMITTED else 200

@@ -1,0 +1,120 @@
+"""Exchange: settle many and claim the next, in one round trip and one transaction."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from flask import Response
+from marshmallow import Schema, ValidationError
+
+from ..core import hold, settle
+from ..core.claim import Claim
+from ..errors import Invalid, JobberError, TooManyClaims
+from . import schemas
+from .call import Call, answer, status_of
+from .operation import invalid, operation
+from .problems import document
+from .schemas import wire_instant
+from .views import take
+
+Verb = t.Callable[..., list[hold.Outcome]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _List:
+    """One of the lists of an exchange.
+
+    :param said: what is answered for an item that went well, and the status, as the
+        single call would.
+    """
+
+    name: str
+    body: Schema
+    item: type[hold.Item]
+    verb: Verb
+    said: t.Callable[[hold.Outcome], dict[str, t.Any]]
+
+
+def _said_of_failure(outcome: hold.Outcome) -> dict[str, t.Any]:
+    run_at = None if outcome.run_at is None else wire_instant(outcome.run_at)
+    return {"status": 200, "state": outcome.state, "run_at": run_at}
+
+
+_LISTS = (
+    _List(
+        "results",
+        schemas.ResultItem(),
+        settle.Delivery,
+        settle.deliver,
+        lambda outcome: {"status": status_of(outcome.state), "state": outcome.state},
+    ),
+    _List("failures", schemas.FailureItem(), settle.Failure, settle.fail, _said_of_failure),
+    _List(
+        "extensions",
+        schemas.ExtensionItem(),
+        hold.Extension,
+        hold.extend,
+        lambda outcome: {"status": 200, "lease_seconds": outcome.lease_seconds},
+    ),
+    _List("releases", schemas.ReleaseItem(), hold.Release, hold.release, lambda outcome: {"status": 204}),
+)
+_KEY = schemas.ResultItem(only=("id", "attempt"), unknown="exclude")
+_claim_body = schemas.ClaimBody()
+
+
+@operation("POST", "/exchange", body=schemas.ExchangeBody(), answers={200: schemas.Exchanged()}, large=True)
+def exchange(call: Call, *, claim: dict[str, t.Any] | None = None, **given: list[t.Any]) -> Response:
+    """Settle many and claim the next. One bad item spoils nothing else."""
+    loaded = [(kind, _load(call, kind, given.get(kind.name, []))) for kind in _LISTS]
+    outcomes = [outcome for kind, items in loaded for outcome in _settle(call, kind, items)]
+    claims, refused = _claim(call, claim)
+    call.commit()
+    body = {"outcomes": outcomes, "jobs": call.dump_claims(claims)}
+    return answer(body | {"retry_after": call.idle_seconds(claims)} | refused)
+
+
+def _load(call: Call, kind: _List, given: list[t.Any]) -> list[hold.Item | hold.Outcome]:
+    """Return each item, or the outcome of one that is not valid.
+
+    :raises Invalid: for an item that does not say which job it is, or too many of them.
+    """
+    most = call.settings.max_claim
+    if len(given) > most:
+        raise Invalid({kind.name: [f"At most {most} items."]})
+    return [_load_one(kind, place, values) for place, values in enumerate(given)]
+
+
+def _load_one(kind: _List, place: int, values: dict[str, t.Any]) -> hold.Item | hold.Outcome:
+    try:
+        key = _KEY.load(values)
+    except ValidationError as error:
+        raise Invalid({kind.name: {str(place): error.messages}}) from error
+    try:
+        said = kind.body.load(values)
+    except ValidationError as error:
+        return hold.Outcome(hold.Item(key["id"], key["attempt"]), error=invalid(error))
+    return kind.item(said.pop("id"), said.pop("attempt"), **said)
+
+
+def _settle(call: Call, kind: _List, items: list[hold.Item | hold.Outcome]) -> t.Iterator[dict[str, t.Any]]:
+    sound = [item for item in items if isinstance(item, hold.Item)]
+    settled = iter(kind.verb(call.store, call.holder, sound) if sound else ())
+    for item in items:
+        outcome = item if isinstance(item, hold.Outcome) else next(settled)
+        key = {"id": outcome.item.job_id, "attempt": outcome.item.attempt}
+        yield key | (document(outcome.error) if outcome.error else kind.said(outcome))
+
+
+def _claim(call: Call, wish: dict[str, t.Any] | None) -> tuple[list[Claim], dict[str, t.Any]]:
+    """Claim what is asked for; a refusal is told beside the outcomes, which stand."""
+    if wish is None:
+        return [], {}
+    error: JobberError
+    try:
+        return take(call, **_claim_body.load(wish)), {}
+    except ValidationError as wrong:
+        error = invalid(wrong)
+    except (Invalid, TooManyClaims) as refused:
+        error = refused
+    return [], {"claim": document(error)}

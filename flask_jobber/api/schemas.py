@@ -1,0 +1,310 @@
+"""What goes over the wire, each shape once: for requests, answers and the OpenAPI document."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import typing as t
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from ..core import payload
+from ..core.states import State
+
+# marshmallow formats an error's text: braces stand twice.
+_NAME_ERROR = f"A name matches {payload.NAME.pattern}.".replace("{", "{{").replace("}", "}}")
+_Name = validate.Regexp(f"^{payload.NAME.pattern}\\Z", error=_NAME_ERROR)
+_STATES = [state.value for state in State]
+
+
+class Number(fields.Float):
+    """A JSON number: neither a text that looks like one nor NaN."""
+
+    def _deserialize(self, value: t.Any, attr: str | None, data: t.Any, **kwargs: t.Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class QueryNumber(Number):
+    """A number in a query: digits and perhaps a point, not all that Python reads as one."""
+
+    def _deserialize(self, value: t.Any, attr: str | None, data: t.Any, **kwargs: t.Any) -> float:
+        if not re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,15})?", value):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(float(value), attr, data, **kwargs)
+
+
+class QueryInteger(fields.Integer):
+    """A whole number in a query."""
+
+    def _deserialize(self, value: t.Any, attr: str | None, data: t.Any, **kwargs: t.Any) -> int:
+        if not re.fullmatch("[0-9]{1,9}", value):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Bool(fields.Boolean):
+    """``true`` or ``false``."""
+
+    def _deserialize(self, value: t.Any, attr: str | None, data: t.Any, **kwargs: t.Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class Instant(fields.AwareDateTime):
+    """RFC 3339; sent with ``Z``."""
+
+    def _serialize(
+        self, value: dt.datetime | None, attr: str | None, obj: t.Any, **kwargs: t.Any
+    ) -> str | None:
+        return None if value is None else wire_instant(value)
+
+
+def wire_instant(value: dt.datetime) -> str:
+    """Return an instant as it is sent: RFC 3339, UTC, microseconds, ``Z``."""
+    return value.astimezone(dt.UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+class Unread(fields.Nested):
+    """A JSON object that is read later, on its own, so that its errors spoil nothing beside it."""
+
+    def _deserialize(
+        self, value: t.Any, attr: str | None, data: t.Any, partial: t.Any = None, **kwargs: t.Any
+    ) -> t.Any:
+        if not isinstance(value, dict):
+            raise self.make_error("type", input=value, type="object")
+        return value
+
+
+class Short(fields.List):  # type: ignore[type-arg]  # generic since marshmallow 4
+    """A list whose length is checked before its items."""
+
+    _longest = 1000
+
+    def _deserialize(self, value: t.Any, attr: str | None, data: t.Any, **kwargs: t.Any) -> list[t.Any]:
+        if isinstance(value, list) and len(value) > self._longest:
+            raise ValidationError(f"At most {self._longest} items.")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+def _names() -> Short:
+    return Short(fields.String(validate=_Name), validate=validate.Length(1))
+
+
+class Empty(Schema):
+    """No fields."""
+
+
+EMPTY = Empty()
+
+
+class ClaimBody(Schema):
+    types = _names()
+    queues = _names()
+    limit = fields.Integer(
+        strict=True,
+        load_default=1,
+        validate=validate.Range(1),
+        metadata={"description": "At most MAX_CLAIM."},
+    )
+    lease_seconds = Number(validate=validate.Range(0, min_inclusive=False))
+    wait_seconds = Number(load_default=0.0, validate=validate.Range(0))
+
+
+class ExtendBody(Schema):
+    lease_seconds = Number(validate=validate.Range(0, min_inclusive=False))
+    progress = Number(validate=validate.Range(0, 1))
+    note = fields.String(validate=validate.Length(max=payload.MAX_NOTE))
+
+
+class ResultBody(Schema):
+    result = fields.Raw(load_default=None, allow_none=True, metadata={"description": "Any JSON."})
+    extras = fields.Dict(keys=fields.String(), allow_none=True)
+
+
+class ErrorBody(Schema):
+    type = fields.String(required=True, validate=validate.Length(1, payload.MAX_ERROR_TYPE))
+    message = fields.String(required=True, validate=validate.Length(max=payload.MAX_ERROR_MESSAGE))
+    traceback = fields.String(allow_none=True, metadata={"description": "Only the end is kept."})
+
+
+class FailureBody(Schema):
+    error = fields.Nested(ErrorBody, required=True)
+    permanent = Bool(load_default=False)
+    retry_seconds = Number(validate=validate.Range(0))
+
+
+class ReleaseBody(Schema):
+    delay_seconds = Number(validate=validate.Range(0))
+
+
+class ReleaseQuery(Schema):
+    delay_seconds = QueryNumber(validate=validate.Range(0))
+
+
+class _ItemKey(Schema):
+    id = fields.Integer(strict=True, required=True)
+    attempt = fields.Integer(strict=True, required=True)
+
+
+class ResultItem(ResultBody, _ItemKey):
+    pass
+
+
+class FailureItem(FailureBody, _ItemKey):
+    pass
+
+
+class ExtensionItem(ExtendBody, _ItemKey):
+    pass
+
+
+class ReleaseItem(ReleaseBody, _ItemKey):
+    pass
+
+
+class ExchangeBody(Schema):
+    results = Short(Unread(ResultItem))
+    failures = Short(Unread(FailureItem))
+    extensions = Short(Unread(ExtensionItem))
+    releases = Short(Unread(ReleaseItem))
+    claim = Unread(ClaimBody)
+
+
+class ListQuery(Schema):
+    cursor = fields.String(validate=validate.Regexp(r"^[0-9]{1,18}\Z", error="This is no cursor of ours."))
+    limit = QueryInteger(load_default=50, validate=validate.Range(1, 100))
+    state = fields.String(validate=validate.OneOf(_STATES))
+    type = fields.String(validate=_Name)
+    queue = fields.String(validate=_Name)
+
+
+class EnqueueBody(Schema):
+    type = fields.String(required=True, validate=_Name)
+    data = fields.Raw(allow_none=True, metadata={"description": "Any JSON."})
+    queue = fields.String(validate=_Name)
+    priority = fields.Integer(strict=True)
+    run_at = Instant()
+    after_seconds = Number(validate=validate.Range(0))
+    expires_at = Instant()
+    max_attempts = fields.Integer(strict=True, validate=validate.Range(1))
+    unique_key = fields.String(validate=validate.Length(1, payload.MAX_UNIQUE_KEY))
+
+
+class ClaimedJob(Schema):
+    id = fields.Integer(required=True)
+    type = fields.String(required=True)
+    data = fields.Raw(required=True, allow_none=True)
+    queue = fields.String(required=True)
+    priority = fields.Integer(required=True)
+    attempt = fields.Integer(required=True)
+    failures = fields.Integer(required=True)
+    max_attempts = fields.Integer(required=True)
+    lease_seconds = fields.Float(required=True)
+    enqueued_at = Instant(required=True)
+    href = fields.String(required=True)
+
+
+class Claimed(Schema):
+    jobs = fields.List(fields.Nested(ClaimedJob), required=True)
+    retry_after = fields.Float(required=True, metadata={"description": "Seconds until the next claim."})
+
+
+class Claims(Schema):
+    jobs = fields.List(fields.Nested(ClaimedJob), required=True)
+
+
+class Lease(Schema):
+    lease_seconds = fields.Float(required=True)
+
+
+class Settled(Schema):
+    state = fields.String(required=True, validate=validate.OneOf(_STATES))
+
+
+class Failed(Settled):
+    run_at = Instant(required=True, allow_none=True)
+
+
+class JobError(Schema):
+    type = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class SeenJob(Schema):
+    id = fields.Integer(required=True)
+    type = fields.String(required=True)
+    data = fields.Raw(required=True, allow_none=True)
+    queue = fields.String(required=True)
+    priority = fields.Integer(required=True)
+    state = fields.String(required=True, validate=validate.OneOf(_STATES))
+    attempt = fields.Integer(required=True)
+    failures = fields.Integer(required=True)
+    max_attempts = fields.Integer(required=True)
+    progress = fields.Float(required=True, allow_none=True)
+    note = fields.String(required=True, allow_none=True)
+    result = fields.Raw(required=True, allow_none=True)
+    error = fields.Nested(JobError, required=True, allow_none=True)
+    enqueued_at = Instant(required=True)
+    run_at = Instant(required=True)
+    finished_at = Instant(required=True, allow_none=True)
+    href = fields.String(required=True)
+
+
+class SeenJobs(Schema):
+    jobs = fields.List(fields.Nested(SeenJob), required=True)
+    cursor = fields.String(required=True, allow_none=True, metadata={"description": "null on the last page."})
+
+
+class HistoryError(JobError):
+    traceback = fields.String(required=True, allow_none=True)
+
+
+class HistoryRow(Schema):
+    from_ = fields.String(required=True, allow_none=True, data_key="from", attribute="from_state")
+    to = fields.String(required=True, attribute="to_state")
+    at = Instant(required=True)
+    attempt = fields.Integer(required=True)
+    locker = fields.String(required=True, allow_none=True)
+    reason = fields.String(required=True)
+    error = fields.Nested(HistoryError, required=True, allow_none=True)
+
+
+class History(Schema):
+    history = fields.List(fields.Nested(HistoryRow), required=True)
+
+
+class Problem(Schema):
+    type = fields.String(required=True)
+    title = fields.String(required=True)
+    status = fields.Integer(required=True)
+    detail = fields.String(required=True)
+    code = fields.String(required=True)
+    retryable = fields.Boolean(required=True)
+    errors = fields.Dict(keys=fields.String())
+    then = fields.String(validate=validate.OneOf(["correct", "release", "exclude", "failed"]))
+
+
+class ItemOutcome(Schema):
+    id = fields.Integer(required=True)
+    attempt = fields.Integer(required=True)
+    status = fields.Integer(required=True)
+    state = fields.String(validate=validate.OneOf(_STATES))
+    run_at = Instant(allow_none=True)
+    lease_seconds = fields.Float()
+    type = fields.String()
+    title = fields.String()
+    detail = fields.String()
+    code = fields.String()
+    retryable = fields.Boolean()
+    errors = fields.Dict(keys=fields.String())
+    then = fields.String()
+
+
+class Exchanged(Schema):
+    outcomes = fields.List(fields.Nested(ItemOutcome), required=True)
+    jobs = fields.List(fields.Nested(ClaimedJob), required=True)
+    retry_after = fields.Float(required=True)
+    claim = fields.Nested(Problem, metadata={"description": "Why the claim was refused, when it was."})

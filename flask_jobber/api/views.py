@@ -1,0 +1,236 @@
+"""The endpoints. Each loads, calls a verb, and dumps."""
+
+from __future__ import annotations
+
+import typing as t
+from pathlib import Path
+
+import sqlalchemy as sa
+from flask import Response, request, send_file
+
+from ..core import cancel as cancel_verbs
+from ..core import claim as claim_verbs
+from ..core import enqueue as enqueue_verbs
+from ..core import hold, payload, queries, settle
+from ..core.candidates import Wanted
+from ..core.claim import Claim
+from ..errors import Invalid
+from . import schemas
+from .call import Call, answer, answer_claims, answer_with, status_of
+from .operation import operation
+
+_SCRIPT = Path(__file__).parent / "static" / "jobber.js"
+_WIRE = {"after": "after_seconds"}
+_HELD = ("not_found", "lease_lost", "cancelled", "already_settled")
+_ATTEMPT = "/jobs/<job_id>/attempts/<attempt>"
+
+
+@operation(
+    "POST",
+    "/claims",
+    body=schemas.ClaimBody(),
+    answers={200: schemas.Claimed()},
+    refusals=("too_many_claims",),
+)
+def claim(call: Call, **wish: t.Any) -> Response:
+    """Claim jobs: a lease on each, for as long as it says."""
+    claims = take(call, **wish)
+    call.commit()
+    return answer_claims(call, claims)
+
+
+def take(
+    call: Call,
+    *,
+    limit: int,
+    wait_seconds: float,
+    types: list[str] | None = None,
+    queues: list[str] | None = None,
+    lease_seconds: float | None = None,
+) -> list[Claim]:
+    """Claim what a request asks for. It answers at once, however long it would wait."""
+    store, identity = call.store, call.identity
+    payload.check_int("limit", limit, 1, call.settings.max_claim)
+    if lease_seconds is not None:
+        payload.check_seconds("lease_seconds", lease_seconds, call.settings.max_lease_seconds)
+    names = _distinct(types), _distinct(queues)
+    wanted = Wanted(identity.locker, identity.scope, *names, lease_seconds, limit=limit)
+    return claim_verbs.claim(store, wanted)
+
+
+def _distinct(names: list[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(dict.fromkeys(names))
+
+
+@operation("GET", "/claims", answers={200: schemas.Claims()})
+def list_claims(call: Call) -> Response:
+    """List what this client holds, to take it up again after a crash or a reload."""
+    return answer({"jobs": call.dump_claims(queries.open_claims(call.store, call.holder))})
+
+
+@operation("GET", _ATTEMPT, answers={200: schemas.ClaimedJob()}, refusals=_HELD)
+def show_attempt(call: Call, job_id: int, attempt: int) -> Response:
+    """Show a handed-out job again, to its holder."""
+    claim = queries.open_claim(call.store, call.holder, hold.Item(job_id, attempt))
+    return answer(call.dump_claims([claim])[0])
+
+
+@operation(
+    "PATCH",
+    _ATTEMPT,
+    body=schemas.ExtendBody(),
+    answers={200: schemas.Lease()},
+    refusals=_HELD,
+)
+def extend(call: Call, job_id: int, attempt: int, **said: t.Any) -> Response:
+    """Heartbeat: renew the lease from now; say how far the work is."""
+    outcome = _settle(call, hold.extend, hold.Extension(job_id, attempt, **said))
+    return answer({"lease_seconds": outcome.lease_seconds})
+
+
+@operation(
+    "PUT",
+    f"{_ATTEMPT}/result",
+    body=schemas.ResultBody(),
+    answers={200: schemas.Settled(), 202: schemas.Settled()},
+    refusals=(*_HELD, "invalid_result", "result_rejected"),
+    large=True,
+)
+def deliver(call: Call, job_id: int, attempt: int, **said: t.Any) -> Response:
+    """Deliver the result. 202: accepted, and still to be processed."""
+    outcome = _settle(call, settle.deliver, settle.Delivery(job_id, attempt, **said))
+    return answer({"state": outcome.state}, status_of(outcome.state))
+
+
+@operation(
+    "PUT",
+    f"{_ATTEMPT}/failure",
+    body=schemas.FailureBody(),
+    answers={200: schemas.Failed()},
+    refusals=_HELD,
+)
+def fail(call: Call, job_id: int, attempt: int, **said: t.Any) -> Response:
+    """Report that the work failed."""
+    outcome = _settle(call, settle.fail, settle.Failure(job_id, attempt, **said))
+    return answer_with(schemas.Failed(), outcome)
+
+
+@operation(
+    "DELETE",
+    _ATTEMPT,
+    query=schemas.ReleaseQuery(),
+    answers={204: None},
+    refusals=_HELD,
+)
+def release(call: Call, job_id: int, attempt: int, **said: t.Any) -> Response:
+    """Give the job back unworked; nothing is counted."""
+    _settle(call, hold.release, hold.Release(job_id, attempt, **said))
+    return Response(status=204)
+
+
+def _settle(call: Call, verb: t.Callable[..., list[hold.Outcome]], item: hold.Item) -> hold.Outcome:
+    outcome = verb(call.store, call.holder, [item])[0]
+    call.commit()  # a rejection is an error for the client and a change of the job
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+@operation(
+    "GET",
+    "/jobs",
+    query=schemas.ListQuery(),
+    answers={200: schemas.SeenJobs()},
+)
+def list_jobs(call: Call, *, limit: int, cursor: str = "0", **equals: str) -> Response:
+    """List the jobs that this client may see, by id, page by page."""
+    scope = call.identity.scope
+    rows = queries.visible(call.store, scope, after=int(cursor), limit=limit + 1, **equals)
+    page = rows[:limit]
+    following = str(page[-1].id) if len(rows) > limit else None
+    return answer_with(schemas.SeenJobs(), {"jobs": call.seen(page), "cursor": following})
+
+
+@operation(
+    "POST",
+    "/jobs",
+    body=schemas.EnqueueBody(),
+    answers={201: schemas.SeenJob()},
+    refusals=("forbidden", "duplicate"),
+    large=True,
+)
+def enqueue(call: Call, *, after_seconds: float | None = None, **spec: t.Any) -> Response:
+    """Enqueue a job, if the permission hook allows it."""
+    store = call.store
+    try:
+        job = enqueue_verbs.build(store, {**spec, "after": after_seconds}, store.now)
+    except Invalid as error:  # the wire's name is another
+        raise Invalid({_WIRE.get(name, name): said for name, said in error.errors.items()}) from error
+    call.identity.require("enqueue", job)
+    enqueue_verbs.insert(store, [job])
+    call.commit()
+    return _show(call, job.id, 201, Location=f"{call.path}/{job.id}")
+
+
+@operation("GET", "/jobs/<job_id>", answers={200: schemas.SeenJob()}, refusals=("not_found",))
+def show_job(call: Call, job_id: int) -> Response:
+    """Show one job."""
+    row = queries.one(call.store, call.identity.scope, job_id)
+    return answer_with(schemas.SeenJob(), call.seen([row])[0])
+
+
+def _show(call: Call, job_id: int, status: int = 200, **headers: str) -> Response:
+    row = queries.one(call.store, sa.true(), job_id)
+    return answer_with(schemas.SeenJob(), call.seen([row])[0], status, **headers)
+
+
+@operation(
+    "GET",
+    "/jobs/<job_id>/history",
+    answers={200: schemas.History()},
+    refusals=("not_found",),
+)
+def show_history(call: Call, job_id: int) -> Response:
+    """Show what has happened to a job, oldest first."""
+    everything = call.identity.may("history", call.load(job_id))
+    rows = call.history(queries.history(call.store, job_id), everything=everything)
+    return answer_with(schemas.History(), {"history": rows})
+
+
+@operation(
+    "POST",
+    "/jobs/<job_id>/cancel",
+    answers={200: schemas.SeenJob()},
+    refusals=("forbidden", "not_found", "illegal_transition"),
+)
+def cancel(call: Call, job_id: int) -> Response:
+    """End an unfinished job at once."""
+    return _operate(call, "cancel", cancel_verbs.cancel, job_id)
+
+
+@operation(
+    "POST",
+    "/jobs/<job_id>/retry",
+    answers={200: schemas.SeenJob()},
+    refusals=("forbidden", "not_found", "illegal_transition"),
+)
+def retry(call: Call, job_id: int) -> Response:
+    """Give a failed, cancelled or expired job another life."""
+    return _operate(call, "retry", cancel_verbs.retry, job_id)
+
+
+def _operate(
+    call: Call, action: t.Literal["cancel", "retry"], verb: t.Callable[..., None], job_id: int
+) -> Response:
+    call.identity.require(action, call.load(job_id))
+    verb(call.store, job_id, call.identity.scope)
+    call.commit()
+    return _show(call, job_id)
+
+
+@operation("GET", "/jobber.js", answers={200: None, 304: None}, public=True)
+def script(call: Call) -> Response:
+    """The browser client, an ES module."""
+    response = send_file(_SCRIPT, mimetype="text/javascript")
+    response.make_conditional(request)
+    return response

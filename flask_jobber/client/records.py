@@ -1,0 +1,190 @@
+"""What goes over the wire, as Python has it: frozen records in, plain mappings out."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import traceback as tb
+import typing as t
+
+from .errors import ClientError, from_problem
+
+JSON = t.Any
+_MAX_ERROR_TYPE = 200
+_MAX_MESSAGE = 2_000
+_MAX_TRACEBACK = 20_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob:
+    """A job that was handed out to this client.
+
+    :param attempt: the number of the hand-out; with ``id`` it names what is held.
+    :param lease_seconds: how long it is held from the hand-out, unless extended.
+    :param enqueued_at: an aware instant.
+    :param href: the path of this attempt on the server.
+    """
+
+    id: int
+    type: str
+    data: JSON = dataclasses.field(hash=False)
+    queue: str
+    priority: int
+    attempt: int
+    failures: int
+    max_attempts: int
+    lease_seconds: float
+    enqueued_at: dt.datetime
+    href: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job as one who may see it sees it; who holds it is not told.
+
+    :param progress: 0 to 1, from the holder's heartbeats.
+    :param result: ``None`` also when this login may not see it.
+    """
+
+    id: int
+    type: str
+    data: JSON = dataclasses.field(hash=False)
+    queue: str
+    priority: int
+    state: str
+    attempt: int
+    failures: int
+    max_attempts: int
+    progress: float | None
+    note: str | None
+    result: JSON = dataclasses.field(hash=False)
+    error: JSON = dataclasses.field(hash=False)
+    enqueued_at: dt.datetime
+    run_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    href: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRow:
+    """One transition of a job. ``from_`` is the wire's ``from``, a keyword of Python's."""
+
+    from_: str | None
+    to: str
+    at: dt.datetime
+    attempt: int
+    locker: str | None
+    reason: str | None
+    error: JSON = dataclasses.field(hash=False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one item of an exchange.
+
+    :param status: what the single call would have answered.
+    :param state: the job's state now, for a result or a failure.
+    :param lease_seconds: for how long it is held from now, for an extension.
+    :param error: ``None`` when the item was taken.
+    """
+
+    id: int
+    attempt: int
+    status: int
+    state: str | None = None
+    lease_seconds: float | None = None
+    error: ClientError | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """The answer to an exchange.
+
+    :param outcomes: of the results, failures, extensions, releases, each in the order given.
+    :param jobs: what was claimed.
+    :param retry_after: seconds to wait before the next claim when there was no job.
+    :param claim_error: why the claim was refused; the outcomes hold all the same.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    jobs: tuple[ClaimedJob, ...]
+    retry_after: float | None
+    claim_error: ClientError | None
+
+
+def given(**fields: t.Any) -> dict[str, t.Any]:
+    """Return those that are not ``None``: the server has its own defaults."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def name(job: ClaimedJob) -> dict[str, int]:
+    return {"id": job.id, "attempt": job.attempt}
+
+
+def delivery(result: JSON, extras: t.Mapping[str, t.Any] | None = None) -> dict[str, t.Any]:
+    return {"result": result} | given(extras=extras)
+
+
+def failure(
+    error: BaseException | str, permanent: bool = False, retry_seconds: float | None = None
+) -> dict[str, t.Any]:
+    said = _describe(error) if isinstance(error, BaseException) else {"type": "Error", "message": _cut(error)}
+    return {"error": said, "permanent": permanent} | given(retry_seconds=retry_seconds)
+
+
+def _describe(error: BaseException) -> dict[str, str]:
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    told = tb.TracebackException.from_exception(error)  # survives a __str__ that breaks
+    return {
+        "type": name[-_MAX_ERROR_TYPE:],
+        "message": _cut(str(told)),
+        "traceback": _clean("".join(told.format()))[-_MAX_TRACEBACK:],
+    }
+
+
+def _cut(message: str) -> str:
+    return _clean(message)[:_MAX_MESSAGE]
+
+
+def _clean(text: str) -> str:
+    """Return a text without what the server refuses in texts."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
+def instant(value: dt.datetime | None) -> str | None:
+    if value is not None and value.tzinfo is None:
+        raise ValueError(f"An instant has a time zone, unlike {value!r}.")
+    return value.isoformat() if value else None
+
+
+def claimed(answer: t.Mapping[str, t.Any]) -> list[ClaimedJob]:
+    return [load(ClaimedJob, job) for job in answer["jobs"]]
+
+
+def exchanged(answer: t.Mapping[str, t.Any]) -> Exchange:
+    refused = answer.get("claim")
+    return Exchange(
+        outcomes=tuple(_outcome(item) for item in answer["outcomes"]),
+        jobs=tuple(claimed(answer)),
+        retry_after=answer["retry_after"],
+        claim_error=refused and from_problem(refused["status"], refused),
+    )
+
+
+def _outcome(item: dict[str, t.Any]) -> Outcome:
+    return load(Outcome, item | {"error": from_problem(item["status"], item) if "code" in item else None})
+
+
+_Loaded = t.TypeVar("_Loaded", ClaimedJob, Job, HistoryRow, Outcome)
+
+
+def load(cls: type[_Loaded], body: t.Mapping[str, t.Any]) -> _Loaded:
+    """Return an object of the fields that it has; what a newer server says beside them is left out."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{name: _parsed(name, value) for name, value in body.items() if name in names})
+
+
+def _parsed(name: str, value: t.Any) -> t.Any:
+    is_instant = (name == "at" or name.endswith("_at")) and value is not None
+    return dt.datetime.fromisoformat(value) if is_instant else value

@@ -1,0 +1,333 @@
+"""One method for each verb of the protocol."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import typing as t
+
+import httpx2
+
+from .records import (
+    JSON,
+    ClaimedJob,
+    Exchange,
+    HistoryRow,
+    Job,
+    claimed,
+    delivery,
+    exchanged,
+    failure,
+    given,
+    instant,
+    load,
+    name,
+)
+from .transport import (
+    CANCEL,
+    CLAIM,
+    CLAIMS,
+    DELIVER,
+    ENQUEUE,
+    EXCHANGE,
+    EXTEND,
+    FAIL,
+    HISTORY,
+    JOB,
+    JOBS,
+    RELEASE,
+    RETRY,
+    Transport,
+)
+from .work import Handler, Loop
+
+if t.TYPE_CHECKING:
+    from httpx2._types import AuthTypes, CookieTypes, HeaderTypes
+
+#: What an exchange takes: the arguments of deliver and of fail.
+Result = tuple[ClaimedJob, JSON] | tuple[ClaimedJob, JSON, t.Mapping[str, t.Any]]
+Failure = tuple[ClaimedJob, BaseException | str] | tuple[ClaimedJob, BaseException | str, bool]
+
+
+class JobberClient:
+    """One login's view of a flask_jobber app. Threads may share it; close it, or use ``with``.
+
+    Every method raises a :class:`ClientError`, and :class:`Disconnected` when no answer came.
+
+    :param base_url: the blueprint's address, prefix included: ``https://example.org/jobber``.
+    :param auth: a bearer token, or anything httpx2 takes.
+    :param node: names this machine among those of the same login.
+    :param timeout: seconds to wait for the network in one try.
+    :param patience: seconds after which a call is not tried again; ``0`` tries once,
+        ``math.inf`` waits out any outage.
+    :param options: more for :class:`httpx2.Client`: ``verify``, ``proxy``, ``transport``, ….
+    :raises ValueError: when ``base_url`` is no address of the web.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        auth: str | AuthTypes | None = None,
+        *,
+        headers: HeaderTypes | None = None,
+        cookies: CookieTypes | None = None,
+        node: str | None = None,
+        timeout: float = 30,
+        patience: float = 60,
+        **options: t.Any,
+    ) -> None:
+        if httpx2.URL(base_url).scheme not in ("http", "https"):
+            raise ValueError(f"base_url begins with http:// or https://, unlike {base_url!r}.")
+        http = httpx2.Client(
+            base_url=base_url,
+            auth=_bearer(auth) if isinstance(auth, str) else auth,
+            headers=_headers(headers, node),
+            cookies=cookies,
+            timeout=timeout,
+            **options,
+        )
+        self._transport = Transport(http, timeout, patience)
+
+    def __enter__(self) -> t.Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def claim(
+        self,
+        types: t.Sequence[str] | None = None,
+        limit: int = 1,
+        *,
+        queues: t.Sequence[str] | None = None,
+        lease_seconds: float | None = None,
+        wait_seconds: float | None = None,
+    ) -> list[ClaimedJob]:
+        """Claim up to ``limit`` jobs; an empty list when there is none.
+
+        :param types: of these types only; ``None`` for any.
+        :param lease_seconds: how long to hold them; ``None`` leaves it to the server.
+        :param wait_seconds: how long the server may wait for a job to come.
+        :raises Invalid: when the server does not take an argument.
+        :raises TooManyClaims: when this login holds as many as it may, for all of ``patience``.
+        """
+        lengths = given(lease_seconds=lease_seconds, wait_seconds=wait_seconds)
+        body = given(types=types, queues=queues, limit=limit) | lengths
+        return claimed(self._transport.call(CLAIM, body=body, timeout=self._patient(wait_seconds)))
+
+    def _patient(self, wait_seconds: float | None) -> float:
+        """Return the seconds to wait for an answer for which the server may wait itself."""
+        return self._transport.timeout + (wait_seconds or 0)
+
+    def claims(self) -> list[ClaimedJob]:
+        """Return what this login (and node) holds now, to resume after a crash."""
+        return claimed(self._transport.call(CLAIMS))
+
+    def deliver(self, job: ClaimedJob, result: JSON, extras: t.Mapping[str, t.Any] | None = None) -> str:
+        """Hand in the result; return the job's state: succeeded, or submitted until it is used.
+
+        :param extras: what there is to say beside the result.
+        :raises ResultRefused: when it does not fit, or the app rejects it.
+        :raises LeaseLost, Cancelled, AlreadySettled, NotFound: when the job is not held, or no more.
+        :raises Invalid, TooLarge: when the server takes no such JSON.
+        :raises TypeError, ValueError, RecursionError: when it is not JSON; nothing was sent.
+        """
+        state: str = self._transport.call(DELIVER, job.id, job.attempt, body=delivery(result, extras))[
+            "state"
+        ]
+        return state
+
+    def fail(
+        self,
+        job: ClaimedJob,
+        error: BaseException | str,
+        permanent: bool = False,
+        retry_seconds: float | None = None,
+    ) -> str:
+        """Report a failure; return the job's state: ``scheduled`` for another try, or ``failed``.
+
+        :param error: an exception, told with its traceback, or a text.
+        :param permanent: trying again is no use.
+        :param retry_seconds: a lower bound on the wait before the next try.
+        :raises LeaseLost, Cancelled, AlreadySettled, NotFound: when the job is not held, or no more.
+        """
+        body = failure(error, permanent, retry_seconds)
+        state: str = self._transport.call(FAIL, job.id, job.attempt, body=body)["state"]
+        return state
+
+    def extend(
+        self,
+        job: ClaimedJob,
+        lease_seconds: float | None = None,
+        *,
+        progress: float | None = None,
+        note: str | None = None,
+    ) -> float:
+        """Hold the job longer; return for how many seconds from now.
+
+        :param lease_seconds: ``None`` grants the last length again.
+        :param progress: 0 to 1.
+        :param note: a text for people, up to 500 characters.
+        :raises LeaseLost, Cancelled, AlreadySettled, NotFound: when the job is not held, or no more.
+        """
+        body = given(lease_seconds=lease_seconds, progress=progress, note=note)
+        return float(self._transport.call(EXTEND, job.id, job.attempt, body=body)["lease_seconds"])
+
+    def release(self, job: ClaimedJob, delay_seconds: float | None = None) -> None:
+        """Give the job back unworked; that counts as no failure.
+
+        :param delay_seconds: how long nobody gets it.
+        :raises LeaseLost, Cancelled, AlreadySettled, NotFound: when the job is not held, or no more.
+        """
+        self._transport.call(RELEASE, job.id, job.attempt, params=given(delay_seconds=delay_seconds))
+
+    def exchange(
+        self,
+        *,
+        results: t.Iterable[Result] = (),
+        failures: t.Iterable[Failure] = (),
+        extensions: t.Iterable[ClaimedJob] = (),
+        releases: t.Iterable[ClaimedJob] = (),
+        claim: t.Mapping[str, t.Any] | None = None,
+    ) -> Exchange:
+        """Settle many jobs and claim the next in one round trip. A refused item spoils no other.
+
+        When an answer was lost, the repetition tells ``lease_lost`` of releases that were done.
+
+        :param results: ``(job, result)`` or ``(job, result, extras)``.
+        :param failures: ``(job, error)`` or ``(job, error, permanent)``.
+        :param claim: the arguments of :meth:`claim`; ``{}`` claims one job of any type.
+        :raises Invalid: when the whole is not as the server wants it; then nothing was done.
+        """
+        body = {
+            "results": [name(job) | delivery(*rest) for job, *rest in results],
+            "failures": [name(job) | failure(*rest) for job, *rest in failures],
+            "extensions": [name(job) for job in extensions],
+            "releases": [name(job) for job in releases],
+        } | given(claim=claim)
+        timeout = self._patient((claim or {}).get("wait_seconds"))
+        return exchanged(self._transport.call(EXCHANGE, body=body, timeout=timeout))
+
+    def enqueue(
+        self,
+        type: str,
+        data: JSON = None,
+        *,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_at: dt.datetime | None = None,
+        after_seconds: float | None = None,
+        expires_at: dt.datetime | None = None,
+        max_attempts: int | None = None,
+        unique_key: str | None = None,
+    ) -> Job:
+        """Enqueue a job. Without a ``unique_key`` it is not sent again once it may have arrived.
+
+        :param run_at, expires_at: aware instants.
+        :raises Forbidden: when this login may enqueue no such job.
+        :raises Duplicate: when an unfinished job has the ``unique_key``, perhaps from a lost try of this.
+        :raises Invalid, TooLarge: when the server does not take an argument.
+        :raises TypeError, ValueError, RecursionError: when an argument is not JSON, or an instant is naive.
+        """
+        body = {"type": type, "data": data} | given(
+            queue=queue,
+            priority=priority,
+            run_at=instant(run_at),
+            after_seconds=after_seconds,
+            expires_at=instant(expires_at),
+            max_attempts=max_attempts,
+            unique_key=unique_key,
+        )
+        return load(Job, self._transport.call(ENQUEUE._replace(repeat=unique_key is not None), body=body))
+
+    def cancel(self, id: int) -> Job:
+        """End an unfinished job.
+
+        :raises IllegalTransition: when it has ended.
+        :raises Forbidden, NotFound: when this login may not.
+        """
+        return load(Job, self._transport.call(CANCEL, id))
+
+    def retry(self, id: int) -> Job:
+        """Take a failed, cancelled or expired job back into the pool.
+
+        :raises IllegalTransition: when it is none of these.
+        :raises Forbidden, NotFound: when this login may not.
+        """
+        return load(Job, self._transport.call(RETRY, id))
+
+    def job(self, id: int) -> Job:
+        """Return a job.
+
+        :raises NotFound: when there is none that this login may see.
+        """
+        return load(Job, self._transport.call(JOB, id))
+
+    def jobs(
+        self,
+        *,
+        state: str | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        page_size: int | None = None,
+    ) -> t.Iterator[Job]:
+        """Yield the jobs that this login may see, by id, asking for page after page.
+
+        :raises Invalid: when the server does not take an argument.
+        """
+        params = given(state=state, type=type, queue=queue, limit=page_size)
+        while True:
+            page = self._transport.call(JOBS, params=params)
+            yield from (load(Job, job) for job in page["jobs"])
+            if page["cursor"] is None:
+                return
+            params["cursor"] = page["cursor"]
+
+    def history(self, id: int) -> list[HistoryRow]:
+        """Return the transitions of a job, oldest first.
+
+        :raises NotFound: when there is no such job that this login may see.
+        """
+        rows = self._transport.call(HISTORY, id)["history"]
+        return [load(HistoryRow, row | {"from_": row["from"]}) for row in rows]
+
+    def work(
+        self,
+        handlers: t.Mapping[str, Handler],
+        until_empty: bool = False,
+        stop: threading.Event | None = None,
+    ) -> int:
+        """Claim, do and deliver one job after the other; return how many results the server took.
+
+        A job is held by heartbeats at every third of its lease while its handler runs; when they
+        tell that it is held no longer, its result is dropped. A handler that raises, or returns
+        what is not deliverable, has failed. ``KeyboardInterrupt`` and ``SystemExit`` release the
+        job and leave the loop.
+
+        :param handlers: type to what does the work: it takes the :class:`ClaimedJob` and returns the result.
+        :param until_empty: end when no job is due, or when no answer comes for all of
+            ``patience``; otherwise both are waited out.
+        :param stop: ends the loop, once the job at hand is done.
+        :raises ClientError: what is not ``retryable``: the login has ended, ….
+        """
+        return Loop(self, self._transport, handlers).run(until_empty, stop or threading.Event())
+
+
+def _bearer(token: str) -> t.Callable[[httpx2.Request], httpx2.Request]:
+    def sign(request: httpx2.Request) -> httpx2.Request:
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    return sign
+
+
+def _headers(headers: HeaderTypes | None, node: str | None) -> httpx2.Headers:
+    merged = httpx2.Headers(headers)
+    merged.setdefault("Accept", "application/json")
+    if node is not None:
+        merged["Jobber-Node"] = node
+    return merged

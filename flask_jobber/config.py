@@ -1,0 +1,118 @@
+"""The settings, read once from ``app.config`` when the extension meets the app."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing as t
+
+from .errors import SetupError
+
+PREFIX = "JOBBER_"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One value per key of the configuration, in lower case without the prefix."""
+
+    #: Length of a lease when neither the request nor the job says one.
+    lease_seconds: float = 600
+    #: The longest lease that a request or a job may ask for.
+    max_lease_seconds: float = 86_400
+    #: Failures after which a job ends ``failed``.
+    max_attempts: int = 10
+    #: Back-off of jobs whose type and row have none of their own.
+    #: A strategy's name, its description as a mapping, or an object of ``core/backoff.py``.
+    backoff: t.Any = "exponential"
+    #: No back-off is longer than this.
+    max_backoff_seconds: float = 86_400
+    #: ``"accept"``: a lapsed holder may still deliver until the job is claimed again.
+    late_results: t.Literal["accept", "reject"] = "accept"
+    #: Whether a client's ``permanent`` failure ends the job.
+    trust_failures: bool = True
+    #: Calls of a broken processor, the first included, before the job ends ``failed``.
+    processor_attempts: int = 10
+    #: Jobs that one claim may hand out, and items that a list of an exchange may hold.
+    max_claim: int = 100
+    #: Jobs that one login may hold at a time; ``None`` is no limit.
+    max_open_claims: int | None = None
+    #: What an empty claim is told to wait, give or take a quarter.
+    idle_seconds: float = 5
+    #: Cap of ``wait_seconds``.
+    max_wait_seconds: float = 30
+    #: Size of a job's data, in bytes of canonical JSON.
+    max_data_bytes: int = 1_048_576
+    #: Size of a result, and of its extras, in bytes of canonical JSON.
+    max_result_bytes: int = 1_048_576
+    #: Age at which finished jobs are pruned.
+    keep_finished_days: float = 14
+    #: Shortest time between two tidyings after requests; 0 is never.
+    tidy_seconds: float = 30
+    #: Origins (``https://app.example``) whose pages may use a visitor's cookie login.
+    trusted_origins: tuple[str, ...] = ()
+    #: Serve visitors who are not logged in; needs a ``locker_name`` hook.
+    allow_anonymous: bool = False
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+_POSITIVE = {
+    "lease_seconds", "max_lease_seconds", "max_attempts", "max_backoff_seconds", "processor_attempts",
+    "max_claim", "max_open_claims", "max_data_bytes", "max_result_bytes",
+}  # fmt: skip
+# A century of seconds: instants must stay within what databases know.
+_MOST = 3_155_760_000
+_TYPES: dict[str, t.Any] = {"int": (int,), "float": (int, float), "bool": (bool,)}
+
+
+def read_settings(config: t.Mapping[str, t.Any], overrides: t.Mapping[str, t.Any]) -> Settings:
+    """Read the ``JOBBER_`` keys of ``config``; ``overrides`` win.
+
+    :raises SetupError: for an unknown key (it names the nearest one) or a bad value.
+    """
+    given = {key.removeprefix(PREFIX): value for key, value in config.items() if key.startswith(PREFIX)}
+    given |= {key.removeprefix(PREFIX): value for key, value in overrides.items()}
+    settings = Settings(**dict(_read(key, value) for key, value in given.items()))
+    if settings.lease_seconds > settings.max_lease_seconds:
+        raise SetupError("JOBBER_LEASE_SECONDS is longer than JOBBER_MAX_LEASE_SECONDS")
+    return settings
+
+
+def _read(key: str, value: t.Any) -> tuple[str, t.Any]:
+    name = key.lower()
+    if name not in _FIELDS or not key.isupper():
+        near = difflib.get_close_matches(key.upper(), [n.upper() for n in _FIELDS], n=1, cutoff=0)
+        raise SetupError(f"There is no setting {PREFIX}{key}; did you mean {PREFIX}{near[0]}?")
+    try:
+        return name, _check(name, value)
+    except (TypeError, ValueError) as error:
+        raise SetupError(f"{PREFIX}{key} cannot be {value!r}: {error}") from error
+
+
+def _check(name: str, value: t.Any) -> t.Any:
+    if name == "backoff":
+        return value  # core/backoff.py reads it: this module is below
+    if name == "late_results":
+        if value not in ("accept", "reject"):
+            raise ValueError("it is 'accept' or 'reject'")
+        return value
+    if name == "trusted_origins":
+        return _origins(value)
+    return _plain(name, value)
+
+
+def _origins(value: t.Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(origin, str) for origin in value):
+        raise TypeError("it is a list of origins such as 'https://app.example'")
+    return tuple(value)
+
+
+def _plain(name: str, value: t.Any) -> t.Any:
+    kind, *optional = str(_FIELDS[name].type).split(" | ")
+    if value is None and optional:
+        return None
+    if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise TypeError("it is True or False" if kind == "bool" else "it is a number")
+    number = t.cast(float, value)
+    if not (number > 0 if name in _POSITIVE else number >= 0) or number > _MOST:
+        raise ValueError(f"it is too small, or over {_MOST}")
+    return value

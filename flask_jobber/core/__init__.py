@@ -1,0 +1,1 @@
+"""The queue itself: SQLAlchemy only, no Flask."""

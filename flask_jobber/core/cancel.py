@@ -1,0 +1,62 @@
+"""What an operator does to a job, whoever holds it: cancel and retry."""
+
+from __future__ import annotations
+
+import typing as t
+
+import sqlalchemy as sa
+
+from ..errors import IllegalTransition, NotFound
+from .engines import utcnow
+from .hold import UNHELD
+from .payload import MAX_ID
+from .settle import ended
+from .states import TRANSITIONS, State, Verb
+from .store import Store
+from .transition import Change, apply
+
+
+def cancel(store: Store, job_id: int, scope: sa.ColumnElement[t.Any]) -> None:
+    """End an unfinished job at once. A holder hears of it at its next call.
+
+    :raises NotFound: when there is none in the scope.
+    :raises IllegalTransition: when it has ended.
+    """
+    row = _lock(store, job_id, scope, Verb.CANCEL)
+    # Who held it stays: it is to be told "cancelled", not "lost".
+    values = ended(row.now) | {"locked_until": None, "lease_seconds": None}
+    _apply(store, row, Verb.CANCEL, State.CANCELLED, values)
+
+
+def retry(store: Store, job_id: int, scope: sa.ColumnElement[t.Any]) -> None:
+    """Give a failed, cancelled or expired job another life: its failures and exclusions are forgotten.
+
+    A job whose result is kept goes back to its processor, any other one into the pool.
+
+    :raises NotFound: when there is none in the scope.
+    :raises IllegalTransition: when it has not ended, or succeeded.
+    """
+    row = _lock(store, job_id, scope, Verb.RETRY)
+    fresh: dict[str, t.Any] = {"failures": 0, "not_for": None, "run_at": row.now, "finished_at": None}
+    if row.delivered:
+        _apply(store, row, Verb.RETRY, State.SUBMITTED, fresh)
+    else:
+        _apply(store, row, Verb.RETRY, State.QUEUED, {**fresh, **UNHELD, "expires_at": row.unexpired})
+
+
+def _lock(store: Store, job_id: int, scope: sa.ColumnElement[t.Any], verb: Verb) -> sa.Row[t.Any]:
+    c = store.jobs.c
+    # A job brought back after its expires_at would be ended by the next claim.
+    unexpired = sa.case((c.expires_at > utcnow(), c.expires_at), else_=sa.null()).label("unexpired")
+    delivered = sa.case((c.result.is_(sa.null()), sa.false()), else_=sa.true()).label("delivered")
+    columns = (c.state, c.attempts, c.locked_by, delivered, unexpired, utcnow().label("now"))
+    rows = store.lock(columns, c.id == job_id, scope) if 1 <= job_id <= MAX_ID else ()
+    if not rows:
+        raise NotFound
+    if rows[0].state not in TRANSITIONS[verb].from_states:
+        raise IllegalTransition(f"{verb} is not for a job that is {rows[0].state}.")
+    return rows[0]
+
+
+def _apply(store: Store, row: sa.Row[t.Any], verb: Verb, state: State, values: dict[str, t.Any]) -> None:
+    apply(store, [Change(verb, row.id, State(row.state), state, row.attempts, row.locked_by, None, values)])

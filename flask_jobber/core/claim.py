@@ -1,0 +1,300 @@
+"""Claim: the atomic hand-out."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import typing as t
+
+import sqlalchemy as sa
+
+from ..errors import TooManyClaims
+from . import candidates as find
+from .candidates import Levels, Wanted
+from .engines import utcnow
+from .expire import LAPSED, end_dead
+from .states import State, Verb
+from .store import Store, missed
+from .transition import Change, announce, record
+
+Rows = t.Sequence[sa.Row[t.Any]]
+# Jobs that rivals hold locked at this moment are skipped; this many more are looked at
+# than are wanted, before a second look at eight times as many.
+_SPARE = 32
+# Rounds of a claim that meets jobs to be ended; each ends up to a thousand.
+_MOST_ROUNDS = 50
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Claim:
+    """A handed-out job."""
+
+    id: int
+    type: str
+    data: t.Any
+    queue: str
+    priority: int
+    attempt: int
+    failures: int
+    max_attempts: int
+    #: Length of the lease, from now.
+    lease_seconds: float
+    enqueued_at: dt.datetime
+
+
+def claim(store: Store, wanted: Wanted) -> list[Claim]:
+    """Hand out up to ``wanted.limit`` jobs, the best first. Fewer does not mean that there are no more.
+
+    Jobs met on the way that are exhausted or past their ``expires_at`` are ended.
+
+    :raises TooManyClaims: when the login holds ``MAX_OPEN_CLAIMS`` jobs.
+    """
+    limit = min(wanted.limit, _room(store, wanted))
+    window, claims = 4 * limit + _SPARE, list[Claim]()
+    for _ in range(_MOST_ROUNDS):
+        wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window)
+        rows, crowded = _take(store, wanted)
+        live = [row for row in rows if row.live]
+        claims += [_claim(row) for row in live]
+        if len(live) < len(rows):
+            end_dead(store, wanted)
+        elif crowded:
+            window *= 8
+        else:
+            break
+        if len(claims) == limit:
+            break
+    return claims
+
+
+def _claim(row: sa.Row[t.Any]) -> Claim:
+    return Claim(
+        id=row.id,
+        type=row.type,
+        data=row.data,
+        queue=row.queue,
+        priority=row.priority,
+        attempt=row.attempts + 1,
+        failures=row.failures + (row.was == State.LOCKED),
+        max_attempts=row.max_attempts,
+        lease_seconds=row.granted,
+        enqueued_at=row.created_at,
+    )
+
+
+def _room(store: Store, wanted: Wanted) -> int:
+    most = store.settings.max_open_claims
+    if most is None:
+        return store.settings.max_claim
+    login = wanted.locker.partition("/")[0]
+    _serialize(store, login)
+    open_claims = store.execute(store.current(_held_by_login(store, login, sa.func.count()))).scalar_one()
+    if open_claims >= most:
+        raise TooManyClaims(f"You hold {open_claims} jobs, the most that you may. Deliver or release some.")
+    return t.cast(int, most - open_claims)
+
+
+def _held_by_login(store: Store, login: str, *columns: t.Any) -> sa.Select[t.Any]:
+    c = store.jobs.c
+    # The first part lets MySQL lock a range of an index; elsewhere texts may have another order.
+    near = c.locked_by.between(f"{login}/", f"{login}0") if store.engine_name == "mysql" else sa.true()
+    on_node = sa.func.substr(c.locked_by, 1, len(login) + 1) == f"{login}/"
+    mine = sa.or_(c.locked_by == login, sa.and_(near, on_node))
+    held = sa.and_(c.state == find.word(State.LOCKED), c.locked_until > utcnow())
+    return sa.select(*columns).where(held, mine)
+
+
+def _serialize(store: Store, login: str) -> None:
+    """Let one login claim once at a time, or it would count the same room twice."""
+    if store.engine_name == "postgresql":
+        key = sa.func.hashtextextended(f"{store.jobs.name}/{login}", 0)
+        store.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+    elif store.engine_name == "sqlite":
+        nothing = sa.update(store.jobs).where(sa.false()).values(note=None)
+        store.execute(nothing)  # takes the only write lock
+    else:
+        # The oldest row of the history, which nothing else locks; so all logins go one by one.
+        # A named lock would outlive the transaction, and nothing of one login need exist yet.
+        h = store.history.c.id
+        store.execute(sa.select(h).order_by(h).limit(1).with_for_update()).all()
+
+
+def _take(store: Store, wanted: Wanted) -> tuple[Rows, bool]:
+    """Lock up to ``wanted.limit`` jobs and give the living ones to the client.
+
+    :returns: the rows as they were before, and whether rivals had locked all that was seen.
+    """
+    if store.engine_name == "postgresql":
+        return _take_in_one(store, wanted)
+    levels = find.read_levels(store, wanted)
+    if store.engine_name == "sqlite":
+        # Nobody else can hold a lock meanwhile: there is no more to look at than is wanted.
+        wanted = dataclasses.replace(wanted, window=wanted.limit)
+        rows, crowded = _lock_in_sqlite(store, wanted, levels), False
+    else:
+        rows, crowded = _lock_in_mysql(store, wanted, levels)
+    _hand_out(store, wanted, [row for row in rows if row.live])
+    return rows, crowded
+
+
+def _hand_out(store: Store, wanted: Wanted, rows: Rows) -> None:
+    """Write the hand-out of locked rows, and record it."""
+    if rows:
+        ids = {"ids": [row.id for row in rows]}
+        write = ("hand out", wanted.key)
+        store.run(write, lambda: _write(store, wanted), wanted.values(store) | ids)
+        record(store, [change for row in rows for change in _changes(wanted, row)])
+
+
+def _write(store: Store, wanted: Wanted) -> sa.Update:
+    ids = missed("ids", expanding=True)
+    guard = (store.jobs.c.id.in_(ids), find.still(find.due(store, wanted.clock)))
+    lease = _lease(store, wanted, find.granted(store, wanted))
+    write = sa.update(store.jobs).where(*guard).ordered_values(*lease)
+    return write.with_hint("FORCE INDEX (PRIMARY)", dialect_name="mysql").with_hint(
+        "FORCE INDEX (PRIMARY)", dialect_name="mariadb"
+    )
+
+
+def _lease(store: Store, wanted: Wanted, length: t.Any) -> list[tuple[sa.Column[t.Any], t.Any]]:
+    """Return what a hand-out writes.
+
+    In this order: MySQL evaluates from left to right and would see the new state in the
+    case, and count a failure at every claim.
+    """
+    c = store.jobs.c
+    lapse = sa.case((c.state == find.word(State.LOCKED), 1), else_=0)
+    return [
+        (c.failures, c.failures + lapse),
+        (c.state, find.word(State.LOCKED)),
+        (c.attempts, c.attempts + 1),
+        (c.locked_by, missed("locker", sa.String())),
+        (c.locked_at, wanted.clock),
+        (c.locked_until, find.lease_end(wanted, length)),
+        (c.lease_seconds, length),
+        (c.progress, sa.null()),
+        (c.note, sa.null()),
+    ]
+
+
+def _before(store: Store, wanted: Wanted) -> list[t.Any]:
+    """Return the columns of a job about to be taken."""
+    c = store.jobs.c
+    plain = (c.type, c.data, c.queue, c.priority, c.run_at, c.max_attempts, c.created_at)
+    old = (c.state.label("was"), c.locked_by.label("was_by"), c.attempts, c.failures)
+    live = sa.not_(find.dead(store, wanted.clock)).label("live")
+    return [*plain, *old, find.granted(store, wanted).label("granted"), live]
+
+
+def _take_in_one(store: Store, wanted: Wanted) -> tuple[Rows, bool]:
+    values = wanted.values(store)
+    rows = store.run(("claim", wanted.key), lambda: _statement(store, wanted), values).all()
+    live = [row for row in rows if row.live]
+    announce(store, [change for row in live for change in _changes(wanted, row)])
+    if rows:
+        return rows, False
+    return rows, len(find.read(store, wanted, None, values)) >= wanted.window
+
+
+def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
+    """Return PostgreSQL's claim: find, lock in order, write and record, in one statement.
+
+    The locks are taken above the sort and below the limit, so exactly the rows that are
+    handed out are locked. ``UPDATE … WHERE id IN (SELECT … LIMIT 1 FOR UPDATE SKIP
+    LOCKED)`` may run the subselect again for each row and hand out everything.
+    """
+    c = store.jobs.c
+    found = find.candidates(store, wanted).cte("candidate")
+    picked = (
+        sa.select(c.id, *_before(store, wanted))
+        .select_from(found.join(store.jobs, found.c.id == c.id))
+        .where(find.due(store, wanted.clock), wanted.form.template, *find.wished(store, wanted))
+        .order_by(found.c.priority.desc(), found.c.run_at, found.c.id)
+        .limit(find.number(wanted.limit))
+        .with_for_update(of=store.jobs, skip_locked=True)
+        .cte("picked")
+    )
+    write = sa.update(store.jobs).where(c.id == picked.c.id, picked.c.live)
+    written = write.ordered_values(*_lease(store, wanted, picked.c.granted)).returning(c.id).cte("written")
+    # PostgreSQL runs what is written although nothing reads it.
+    return sa.select(picked).add_cte(written, _recorded(store, picked))
+
+
+def _word(verb: Verb) -> t.Any:
+    return sa.literal_column(f"'{verb}'", sa.String())
+
+
+def _recorded(store: Store, picked: sa.CTE) -> sa.CTE:
+    """Return the insertion of what :func:`_changes` says of each picked row."""
+    p, lapsed = picked.c, picked.c.was == find.word(State.LOCKED)
+    queued, json = find.word(State.QUEUED), store.history.c.error.type
+    lapse = {
+        "turn": sa.literal_column("1"), "job_id": p.id, "from_state": p.was, "to_state": queued,
+        "attempt": p.attempts, "locker": p.was_by, "reason": _word(Verb.LAPSE), "at": utcnow(),
+        "error": sa.literal(LAPSED, json),
+    }  # fmt: skip
+    claim = lapse | {
+        "turn": sa.literal_column("2"), "from_state": sa.case((lapsed, queued), else_=p.was),
+        "to_state": find.word(State.LOCKED), "attempt": p.attempts + 1,
+        "locker": missed("locker", sa.String()), "reason": _word(Verb.CLAIM),
+        "error": sa.cast(sa.null(), json),
+    }  # fmt: skip
+    rows = sa.union_all(_select(lapse).where(p.live, lapsed), _select(claim).where(p.live)).subquery()
+    names = [name for name in lapse if name != "turn"]
+    ordered = sa.select(*(rows.c[name] for name in names)).order_by(rows.c.turn)
+    insert = sa.insert(store.history).from_select(names, ordered)
+    return insert.returning(store.history.c.id).cte("recorded")
+
+
+def _select(columns: dict[str, t.Any]) -> sa.Select[t.Any]:
+    return sa.select(*(column.label(name) for name, column in columns.items()))
+
+
+def _lock_in_sqlite(store: Store, wanted: Wanted, levels: Levels) -> Rows:
+    def build() -> sa.Executable:
+        best = find.candidates(store, wanted, levels).subquery()
+        chosen = store.jobs.c.id.in_(sa.select(best.c.id))
+        guard = (chosen, find.still(find.due(store, wanted.clock), wanted.form.template))
+        return store.locking(_before(store, wanted), *guard)
+
+    key = ("lock", wanted.key, find.shape(levels))
+    rows = store.run(key, build, wanted.values(store, levels))
+    return sorted(rows.all(), key=_order)
+
+
+def _lock_in_mysql(store: Store, wanted: Wanted, levels: Levels) -> tuple[Rows, bool]:
+    """Lock by primary key as many as are wanted, in the order of a read that locks nothing.
+
+    A locking read that orders by anything else locks every row it looks at; everyone else
+    is then told that there is none.
+    """
+
+    def build() -> sa.Executable:
+        ids = missed("ids", expanding=True)
+        due = (find.due(store, wanted.clock), wanted.form.template, *find.wished(store, wanted))
+        guard = (store.jobs.c.id.in_(ids), find.still(*due))
+        lock = sa.select(store.jobs.c.id, *_before(store, wanted)).where(*guard)
+        # By nothing but the key: what MySQL reads on its way it locks.
+        return lock.with_hint(store.jobs, "FORCE INDEX (PRIMARY)").with_for_update(skip_locked=True)
+
+    values = wanted.values(store, levels)
+    ids = find.read(store, wanted, levels, values)
+    rows: list[sa.Row[t.Any]] = []
+    start = 0
+    while start < len(ids) and len(rows) < wanted.limit:
+        chunk = ids[start : start + wanted.limit - len(rows)]
+        start += len(chunk)
+        rows += sorted(store.run(("lock", wanted.key), build, values | {"ids": chunk}).all(), key=_order)
+    return rows, not rows and len(ids) == wanted.window
+
+
+def _order(row: sa.Row[t.Any]) -> tuple[t.Any, ...]:
+    return -row.priority, row.run_at, row.id
+
+
+def _changes(wanted: Wanted, row: sa.Row[t.Any]) -> t.Iterator[Change]:
+    was = State(row.was)
+    if was is State.LOCKED:
+        yield Change(Verb.LAPSE, row.id, was, State.QUEUED, row.attempts, row.was_by, LAPSED)
+        was = State.QUEUED
+    yield Change(Verb.CLAIM, row.id, was, State.LOCKED, row.attempts + 1, wanted.locker)

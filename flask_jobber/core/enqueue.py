@@ -1,0 +1,174 @@
+"""Enqueue: jobs come into being."""
+
+from __future__ import annotations
+
+import datetime as dt
+import typing as t
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from ..errors import DuplicateJob, Invalid
+from . import payload
+from .backoff import read_backoff
+from .models import JobMixin
+from .states import State, Verb
+from .store import Store
+from .transition import Change, record
+
+
+class Spec(t.TypedDict, total=False):
+    """The keywords of an enqueue, besides the app's own columns."""
+
+    type: str
+    data: t.Any
+    queue: str
+    priority: int
+    run_at: dt.datetime
+    after: float | dt.timedelta
+    expires_at: dt.datetime
+    max_attempts: int
+    backoff: t.Any
+    lease_for: float | dt.timedelta
+    unique_key: str
+    only_for: str
+    not_for: str | t.Iterable[str]
+
+
+_OWN = frozenset(Spec.__annotations__)
+# A delay of a century is a mistake in the unit.
+_MAX_AFTER = 100 * 365.25 * 86_400
+
+
+def build(store: Store, spec: t.Mapping[str, t.Any], now: t.Callable[[], dt.datetime]) -> JobMixin:
+    """Return an unsaved job.
+
+    :raises Invalid, TooLarge: for keywords that are not what they must be.
+    """
+    given = {key: value for key, value in spec.items() if value is not None or key == "data"}
+    columns = {key: value for key, value in spec.items() if key not in _OWN}
+    _check_columns(store, columns)
+    own = _plain(store, given) | _times(given, now) | _affinity(given)
+    return store.Job(**own, **columns)
+
+
+def _check_columns(store: Store, columns: t.Mapping[str, t.Any]) -> None:
+    ours = {name for name in JobMixin.__annotations__ if not name.startswith("_")}
+    attributes = sa.inspect(store.Job).attrs
+    unknown = [name for name in columns if name in ours or name not in attributes]
+    if unknown:
+        raise Invalid({name: ["A job has no such keyword or column of the app's."] for name in unknown})
+
+
+def _plain(store: Store, given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    settings = store.settings
+    type_ = payload.check_name("type", given.get("type"))
+    data = given.get("data")
+    payload.check_json("data", data, settings.max_data_bytes)
+    own = {
+        "type": type_,
+        "data": data,
+        "queue": payload.check_name("queue", given.get("queue", "default")),
+        "priority": payload.check_int("priority", given.get("priority", 0)),
+        "max_attempts": payload.check_int(
+            "max_attempts", given.get("max_attempts", settings.max_attempts), 1
+        ),
+    }
+    if "lease_for" in given:
+        own["lease_for"] = payload.check_seconds("lease_for", given["lease_for"], settings.max_lease_seconds)
+    if "backoff" in given:
+        own["backoff"] = _backoff(given["backoff"])
+    if "unique_key" in given:
+        own["unique_key"] = payload.check_key("unique_key", given["unique_key"], payload.MAX_UNIQUE_KEY)
+    return own
+
+
+def _backoff(value: object) -> dict[str, t.Any]:
+    try:
+        return read_backoff(value).as_json()
+    except ValueError as error:
+        raise Invalid({"backoff": [str(error)]}) from error
+
+
+def _times(given: t.Mapping[str, t.Any], now: t.Callable[[], dt.datetime]) -> dict[str, t.Any]:
+    times: dict[str, t.Any] = {}
+    if "run_at" in given and "after" in given:
+        raise Invalid({"after": ["Give run_at or after, not both."]})
+    if "run_at" in given:
+        times["run_at"] = payload.check_instant("run_at", given["run_at"])
+    if "after" in given:
+        length = payload.check_seconds("after", given["after"], _MAX_AFTER, zero=True)
+        times["run_at"] = now() + dt.timedelta(seconds=length)
+    if "run_at" in times and times["run_at"] > now():
+        times["state"] = State.SCHEDULED.value
+    if "expires_at" in given:
+        times["expires_at"] = payload.check_instant("expires_at", given["expires_at"])
+    return times
+
+
+def _affinity(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    longest = payload.MAX_LOCKER + 61
+    own: dict[str, t.Any] = {}
+    if "only_for" in given:
+        own["only_for"] = payload.check_key("only_for", given["only_for"], longest)
+    if "not_for" in given:
+        names = [given["not_for"]] if isinstance(given["not_for"], str) else given["not_for"]
+        if not isinstance(names, Iterable):
+            raise Invalid({"not_for": ["This is a name, or several."]})
+        own["not_for"] = sorted({payload.check_key("not_for", name, longest) for name in names})
+    return own
+
+
+def enqueue_many(store: Store, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list[JobMixin]:
+    """Insert jobs in bulk into the caller's transaction; they have their ids, no commit is made.
+
+    :raises Invalid, TooLarge: for a keyword of any of them; none is inserted.
+    :raises DuplicateJob: when a unique_key is taken; none is inserted.
+    """
+    clock: list[dt.datetime] = []
+
+    def now() -> dt.datetime:
+        if not clock:
+            clock.append(store.now())
+        return clock[0]
+
+    return insert(store, [build(store, spec, now) for spec in specs])
+
+
+def insert(store: Store, jobs: list[JobMixin]) -> list[JobMixin]:
+    """Insert built jobs, see :func:`enqueue_many`.
+
+    :raises Invalid: when the data of one does not fit its type's schema.
+    """
+    for job in jobs:
+        if job.type in store.types:
+            store.types[job.type].check_data(job.data)
+    if any(job.unique_key is not None for job in jobs):
+        _insert_unique(store, jobs)
+    else:
+        store.session.add_all(jobs)
+        store.session.flush()
+    record(store, [Change(Verb.ENQUEUE, job.id, None, State(job.state), 0) for job in jobs])
+    return jobs
+
+
+def _insert_unique(store: Store, jobs: list[JobMixin]) -> None:
+    """Insert in a savepoint, so that a taken key leaves the caller's transaction whole."""
+    begin(store)
+    savepoint = store.session.begin_nested()
+    try:
+        store.session.add_all(jobs)
+        store.session.flush()
+    except IntegrityError as error:
+        savepoint.rollback()
+        if "unique_key" in str(error.orig):  # every engine names the constraint or the column
+            raise DuplicateJob from error
+        raise
+    savepoint.commit()
+
+
+def begin(store: Store) -> None:
+    """Begin a transaction in SQLite, whose driver would commit with a savepoint that came first."""
+    if store.engine_name == "sqlite" and not store.connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+        store.connection.exec_driver_sql("BEGIN")

@@ -1,0 +1,267 @@
+"""What a holder may do, and how it is known to be one. Extend and release.
+
+Every verb of a holder takes a list of items, locks all their jobs by one read whose
+WHERE holds id, attempt, locker, state and the scope (the fence), decides, and writes
+all. One item that is refused spoils nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+import typing as t
+
+import sqlalchemy as sa
+
+from ..errors import AlreadySettled, Cancelled, JobberError, LeaseLost, NotFound
+from .candidates import lapsed, word
+from .engines import utcnow
+from .payload import MAX_ID, MAX_NOTE, check_seconds, check_text
+from .process import call_on_failure
+from .scope import Expression, Scope, read
+from .states import State, Verb
+from .store import Store, missed
+from .transition import Change, append, apply, forget
+
+Row = sa.Row[t.Any]
+#: What leaving the lock clears.
+UNHELD: t.Mapping[str, None] = dict.fromkeys(
+    ("locked_by", "locked_at", "locked_until", "lease_seconds", "progress", "note")
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Who acts, and what it may see."""
+
+    locker: str
+    scope: Expression
+
+    @functools.cached_property
+    def form(self) -> Scope:
+        """The scope, taken apart."""
+        return read(self.scope)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+    """One hand-out of one job, and what its holder wants of it."""
+
+    job_id: int
+    attempt: int
+
+    def check(self, store: Store) -> None:
+        """Refuse what may not enter.
+
+        :raises Invalid, TooLarge: for the item's own fields.
+        """
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an item: the job's state now, or the error."""
+
+    item: Item
+    state: State | None = None
+    error: JobberError | None = None
+    run_at: dt.datetime | None = None
+    lease_seconds: float | None = None
+
+
+Decision = tuple[Outcome, Change | None]
+I_ = t.TypeVar("I_", bound=Item)
+
+
+def fence(store: Store, holder: Holder, items: t.Sequence[Item]) -> dict[tuple[int, int], Row]:
+    """Lock and return the jobs that the holder holds, by id and attempt."""
+    keys = [(item.job_id, item.attempt) for item in items if possible(item)]
+    if not keys:
+        return {}
+    one = len(keys) == 1
+    values = {"locker": holder.locker, **holder.form.values}
+    values |= (
+        {"id": keys[0][0], "attempt": keys[0][1]} if one else {"ids": [key[0] for key in keys], "keys": keys}
+    )
+    key = ("fence", one, store.settings.late_results, holder.form.key)
+    rows = store.run(key, lambda: _fence(store, holder, one), values)
+    return {(row.id, row.attempts): row for row in rows}
+
+
+def _fence(store: Store, holder: Holder, one: bool) -> sa.Executable:
+    c = store.jobs.c
+    columns = (
+        c.type, c.state, c.attempts, c.failures, c.max_attempts, c.backoff, c.lease_seconds, c.not_for,
+        c.locked_by, utcnow().label("now"),
+    )  # fmt: skip
+    held = held_by(store, missed("locker", sa.String()), holder.form.template)
+    if one:
+        mine = [c.id == missed("id", c.id.type), c.attempts == missed("attempt", sa.Integer())]
+    else:  # the ids once more, for engines that search no index by pairs
+        ids, keys = missed("ids", expanding=True), missed("keys", expanding=True)
+        mine = [c.id.in_(ids), sa.tuple_(c.id, c.attempts).in_(keys)]
+    return store.locking(columns, *mine, *held)
+
+
+def held_by(store: Store, locker: Expression | str, scope: Expression) -> list[Expression]:
+    """Return what must hold of a job that a locker holds, whatever its attempt."""
+    c = store.jobs.c
+    conditions = [c.state == word(State.LOCKED), c.locked_by == locker, scope]
+    if store.settings.late_results == "reject":
+        conditions.append(sa.not_(lapsed(store, utcnow())))
+    return conditions
+
+
+def possible(item: Item) -> bool:
+    """Whether there may be such a job and attempt at all."""
+    return 1 <= item.job_id <= MAX_ID and 1 <= item.attempt < 2**31
+
+
+def refusal(store: Store, holder: Holder, item: Item) -> tuple[JobberError, Row | None]:
+    """Tell why a job is not held: the error, and the row when the holder delivered it."""
+    row = _look(store, holder, item) if possible(item) else None
+    if row is None or item.attempt > row.attempts:
+        return NotFound(), None
+    if row.locked_by != holder.locker or row.attempts != item.attempt:
+        return LeaseLost(), None
+    if row.state == State.CANCELLED:
+        return Cancelled(), None
+    return (AlreadySettled(), row) if row.delivered else (LeaseLost(), None)
+
+
+def _look(store: Store, holder: Holder, item: Item) -> Row | None:
+    c = store.jobs.c
+    columns = (c.state, c.attempts, c.locked_by, c.result, c.extras, c.run_at)
+    delivered = sa.case((c.result.is_(sa.null()), sa.false()), else_=sa.true()).label("delivered")
+    select = sa.select(*columns, delivered).where(c.id == item.job_id, holder.scope)
+    return store.execute(store.current(select)).one_or_none()
+
+
+def settle(
+    store: Store,
+    holder: Holder,
+    items: t.Sequence[I_],
+    decide: t.Callable[[Store, Row, I_], Decision],
+    missing: t.Callable[[Store, Holder, I_], Outcome] | None = None,
+) -> list[Outcome]:
+    """Fence the items, decide each, write what was decided; outcomes in the order given."""
+    outcomes: dict[int, Outcome] = {}
+    for batch in _rounds(items):
+        sound = {place: item for place, item in batch.items() if _checked(store, place, item, outcomes)}
+        rows = fence(store, holder, list(sound.values()))
+        changes, types = list[Change](), {row.id: row.type for row in rows.values()}
+        for place, item in sound.items():
+            row = rows.get((item.job_id, item.attempt))
+            if row is not None and row.type in store.types:
+                # The app's code may change any job: write what is decided, look again after.
+                finish(store, changes, types)
+                changes, rows = [], fence(store, holder, list(sound.values()))
+                row = rows.get((item.job_id, item.attempt))
+            if row is None:
+                outcomes[place] = (missing or refuse)(store, holder, item)
+                continue
+            outcomes[place], change = decide(store, row, item)
+            changes += [change] if change else []
+        finish(store, changes, types)
+    return [outcomes[place] for place in sorted(outcomes)]
+
+
+def _rounds(items: t.Sequence[I_]) -> list[dict[int, I_]]:
+    """Part the items so that no job is twice in a round: the second sees what the first did."""
+    rounds: list[dict[int, I_]] = []
+    seen: dict[int, int] = {}
+    for place, item in enumerate(items):
+        turn = seen.get(item.job_id, 0)
+        seen[item.job_id] = turn + 1
+        if turn == len(rounds):
+            rounds.append({})
+        rounds[turn][place] = item
+    return rounds
+
+
+def _checked(store: Store, place: int, item: Item, outcomes: dict[int, Outcome]) -> bool:
+    try:
+        item.check(store)
+    except JobberError as error:
+        outcomes[place] = Outcome(item, error=error)
+    return place not in outcomes
+
+
+def refuse(store: Store, holder: Holder, item: Item) -> Outcome:
+    """Return the outcome of an item that its sender does not hold."""
+    return Outcome(item, error=refusal(store, holder, item)[0])
+
+
+def finish(store: Store, changes: t.Sequence[Change], types: t.Mapping[int, str]) -> None:
+    """Write the changes, then tell the failure processors which jobs have ended failed."""
+    apply(store, changes)
+    for change in changes:
+        if change.to_state is State.FAILED:
+            broken = call_on_failure(store, change.job_id, types[change.job_id], change.error)
+            if broken is not None:
+                append(store, [dataclasses.replace(change, from_state=State.FAILED, error=broken)])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Extension(Item):
+    """A heartbeat. Without a length it grants the last length again, from now."""
+
+    lease_seconds: float | None = None
+    progress: float | None = None
+    note: str | None = None
+
+    def check(self, store: Store) -> None:
+        if self.lease_seconds is not None:
+            check_seconds("lease_seconds", self.lease_seconds, store.settings.max_lease_seconds)
+        if self.progress is not None:
+            check_seconds("progress", self.progress, 1, zero=True)
+        if self.note is not None:
+            check_text("note", self.note, MAX_NOTE)
+
+
+def extend(store: Store, holder: Holder, items: t.Sequence[Extension]) -> list[Outcome]:
+    """Move the ends of leases, and note how far the work is. No transition, no history."""
+    return settle(store, holder, items, _extend)
+
+
+def _extend(store: Store, row: Row, item: Extension) -> Decision:
+    length = item.lease_seconds or row.lease_seconds
+    values = {"locked_until": row.now + dt.timedelta(seconds=length), "lease_seconds": length}
+    said = {"progress": item.progress, "note": item.note}
+    values |= {name: value for name, value in said.items() if value is not None}
+    c = store.jobs.c
+    mine = (c.id == row.id, c.attempts == row.attempts, c.state == row.state)
+    store.execute(sa.update(store.jobs).where(*mine).values(values))
+    forget(store, row.id)
+    return Outcome(item, State.LOCKED, lease_seconds=length), None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Release(Item):
+    """A job given back unworked; nothing is counted."""
+
+    delay_seconds: float = 0
+
+    def check(self, store: Store) -> None:
+        check_seconds("delay_seconds", self.delay_seconds, store.settings.max_backoff_seconds, zero=True)
+
+
+def release(store: Store, holder: Holder, items: t.Sequence[Release]) -> list[Outcome]:
+    """Give jobs back, at once or after a delay."""
+    return settle(store, holder, items, _release)
+
+
+def _release(store: Store, row: Row, item: Release) -> Decision:
+    values: dict[str, t.Any] = dict(UNHELD)
+    state = State.QUEUED
+    if item.delay_seconds:
+        state = State.SCHEDULED
+        values["run_at"] = row.now + dt.timedelta(seconds=item.delay_seconds)
+    return Outcome(item, state), change_of(row, Verb.RELEASE, state, item, values)
+
+
+def change_of(
+    row: Row, verb: Verb, state: State, item: Item, values: dict[str, t.Any], error: t.Any = None
+) -> Change:
+    """Return the change that ends a hold."""
+    return Change(verb, row.id, State.LOCKED, state, row.attempts, row.locked_by, error, values)

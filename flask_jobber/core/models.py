@@ -1,0 +1,178 @@
+"""The two tables: jobs and their history."""
+
+from __future__ import annotations
+
+import datetime as dt
+import typing as t
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Mapped, Mapper, mapped_column, registry
+
+from .engines import BigId, Instant, Json, NameList, name_type, utcnow
+from .payload import MAX_LOCKER, MAX_NOTE, MAX_UNIQUE_KEY
+from .states import POOL, TERMINAL, State
+
+# The login's part, a slash, the node.
+_LOCKER = name_type(MAX_LOCKER + 61)
+
+
+# SQLite uses a partial index only when a term of its OR stands in the query.
+_POOL = f"({' OR '.join(f'state = {state.value!r}' for state in sorted(POOL))})"
+#: Always true. A claim says one when it names no type, the other when its scope compares not
+#: all columns of ``__claim_by__``; a planner whose statistics are old could else take an
+#: index that fits less, and read past a million jobs of others.
+UNTYPED, UNLED = "attempts >= 0", "failures >= 0"
+
+
+class JobMixin:
+    """The columns of a job. Compose the app's own class with ``class Job(JobMixin, db.Model)``.
+
+    Indexes and constraints are added when the class is mapped, so that it may have
+    ``__table_args__`` of its own.
+    """
+
+    #: Columns that the scope hook compares; they lead the indexes of the claim.
+    __claim_by__: t.ClassVar[tuple[str, ...]] = ()
+
+    if t.TYPE_CHECKING:
+        __table__: t.ClassVar[sa.Table]
+
+        def __init__(self, **columns: t.Any) -> None: ...
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    type: Mapped[str] = mapped_column(name_type(100))
+    #: JSON.
+    data: Mapped[t.Any] = mapped_column(Json, nullable=True)
+    #: JSON; SQL's NULL is no result, JSON's null is a result.
+    result: Mapped[t.Any] = mapped_column(Json(none_as_null=False), nullable=True)
+    #: JSON object that came with the result.
+    extras: Mapped[t.Any] = mapped_column(Json, nullable=True)
+    queue: Mapped[str] = mapped_column(name_type(100), default="default")
+    #: Higher runs first.
+    priority: Mapped[int] = mapped_column(default=0)
+    run_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
+    expires_at: Mapped[dt.datetime | None] = mapped_column(Instant)
+    #: Number of hand-outs; the last one is the fence.
+    attempts: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    max_attempts: Mapped[int] = mapped_column()
+    #: JSON, see :mod:`.backoff`.
+    backoff: Mapped[t.Any] = mapped_column(Json, nullable=True)
+    #: Seconds: the lease this job wants.
+    lease_for: Mapped[float | None] = mapped_column(sa.Double)
+    state: Mapped[str] = mapped_column(name_type(20), default=State.QUEUED.value)
+    #: Who holds it; after a delivery, who delivered.
+    locked_by: Mapped[str | None] = mapped_column(_LOCKER)
+    locked_at: Mapped[dt.datetime | None] = mapped_column(Instant)
+    locked_until: Mapped[dt.datetime | None] = mapped_column(Instant)
+    #: Seconds: the lease that was last granted.
+    lease_seconds: Mapped[float | None] = mapped_column(sa.Double)
+    #: 0 to 1.
+    progress: Mapped[float | None] = mapped_column(sa.Double)
+    note: Mapped[str | None] = mapped_column(name_type(MAX_NOTE))
+    unique_key: Mapped[str | None] = mapped_column(name_type(MAX_UNIQUE_KEY))
+    only_for: Mapped[str | None] = mapped_column(_LOCKER)
+    not_for: Mapped[list[str] | None] = mapped_column(NameList)
+    created_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
+    updated_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow(), onupdate=utcnow())
+    finished_at: Mapped[dt.datetime | None] = mapped_column(Instant)
+
+
+class HistoryMixin:
+    """One row for each transition of a job.
+
+    ``job_id`` is no foreign key: the row of a job that is being worked on need not be
+    locked to write its history, and both are pruned together.
+    """
+
+    if t.TYPE_CHECKING:
+        __table__: t.ClassVar[sa.Table]
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[int] = mapped_column(BigId)
+    #: NULL: there was no job before.
+    from_state: Mapped[str | None] = mapped_column(name_type(20))
+    to_state: Mapped[str] = mapped_column(name_type(20))
+    at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
+    attempt: Mapped[int] = mapped_column()
+    locker: Mapped[str | None] = mapped_column(_LOCKER)
+    #: The verb, see :class:`~flask_jobber.core.states.Verb`.
+    reason: Mapped[str] = mapped_column(name_type(40))
+    #: ``{type, message, traceback}``.
+    error: Mapped[t.Any] = mapped_column(Json, nullable=True)
+
+
+def make_job(tablename: str, metadata: sa.MetaData) -> type[JobMixin]:
+    """Return a plain job class, for an app that needs no columns of its own."""
+    return _map("Job", JobMixin, tablename, metadata)
+
+
+def make_history(job: type[JobMixin], tablename: str) -> type[HistoryMixin]:
+    """Return the class of the history of ``job``, in the same metadata."""
+    return _map("JobHistory", HistoryMixin, tablename, job.__table__.metadata)
+
+
+def _map(name: str, mixin: type[t.Any], tablename: str, metadata: sa.MetaData) -> type[t.Any]:
+    cls = type(name, (mixin,), {"__tablename__": tablename, "__module__": __name__})
+    return registry(metadata=metadata).mapped(cls)
+
+
+def _in(column: str, words: t.Iterable[str]) -> str:
+    return f"{column} IN ({', '.join(repr(str(word)) for word in sorted(words))})"
+
+
+def _index(table: sa.Table, name: str, *columns: t.Any, only: str | None = None) -> None:
+    # MySQL has no partial indexes; there the index holds all rows.
+    where: dict[str, t.Any] = {}
+    if only is not None:
+        where = {"sqlite_where": sa.text(only), "postgresql_where": sa.text(only)}
+    sa.Index(f"ix_{table.name}_{name}", *columns, **where)
+
+
+@event.listens_for(JobMixin, "instrument_class", propagate=True)
+def _complete_job_table(mapper: Mapper[t.Any], cls: type[JobMixin]) -> None:
+    table = t.cast(sa.Table, mapper.local_table)
+    c = table.c
+    # SQLite gives the id of a pruned job to the next one; a late result would be taken for it.
+    table.dialect_options["sqlite"]["autoincrement"] = True
+    _add_constraints(table)
+    lead = [c[name] for name in cls.__claim_by__]
+    _index_claims(table, lead, "", "")
+    if lead:
+        _index_claims(table, [], "_all", f" AND {UNLED}")
+        # A constraint: a foreign key of MySQL needs its index until the table is dropped.
+        table.append_constraint(sa.UniqueConstraint(*lead, c.id, name=f"uq_{table.name}_list"))
+    _index(table, "lapse", c.state, c.locked_until, only="state = 'locked'")
+    _index(table, "held", c.locked_by, c.state, only="state = 'locked'")
+    _index(table, "process", c.state, c.run_at, only="state = 'submitted'")
+    _index(table, "expire", c.expires_at, c.state, only="expires_at IS NOT NULL AND finished_at IS NULL")
+    _index(table, "prune", c.finished_at, only="finished_at IS NOT NULL")
+
+
+def _index_claims(table: sa.Table, lead: list[sa.Column[t.Any]], suffix: str, mark: str) -> None:
+    c = table.c
+    order = (c.priority.desc(), c.run_at, c.id)
+    _index(table, f"claim{suffix}", *lead, c.state, *order, only=f"{_POOL}{mark} AND {UNTYPED}")
+    _index(table, f"claim_type{suffix}", *lead, c.state, c.type, *order, only=f"{_POOL}{mark}")
+
+
+def _add_constraints(table: sa.Table) -> None:
+    c = table.c
+    ended = f"({_in('state', TERMINAL)})"
+    table.primary_key.name = table.primary_key.name or f"pk_{table.name}"
+    table.append_constraint(sa.UniqueConstraint(c.unique_key, name=f"uq_{table.name}_unique_key"))
+    for name, rule in {
+        "state": _in("state", State),
+        "ended": f"(finished_at IS NOT NULL AND {ended}) OR (finished_at IS NULL AND NOT {ended})",
+        "held": "state <> 'locked' OR (locked_by IS NOT NULL AND locked_until IS NOT NULL)",
+        "key": f"unique_key IS NULL OR NOT {ended}",
+    }.items():
+        table.append_constraint(sa.CheckConstraint(rule, name=sa.schema.conv(f"ck_{table.name}_{name}")))
+
+
+@event.listens_for(HistoryMixin, "instrument_class", propagate=True)
+def _complete_history_table(mapper: Mapper[t.Any], cls: type[HistoryMixin]) -> None:
+    table = t.cast(sa.Table, mapper.local_table)
+    table.primary_key.name = table.primary_key.name or f"pk_{table.name}"
+    _index(table, "job", table.c.job_id, table.c.id)

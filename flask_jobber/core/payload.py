@@ -1,0 +1,152 @@
+"""What may enter: JSON, names, texts, lengths and instants, checked once, at the door.
+
+Each function returns the value in the form that is stored and raises
+:class:`~flask_jobber.errors.Invalid`, or :class:`~flask_jobber.errors.TooLarge`, with
+the name of the field. The rules hold on every engine, whatever the engine itself takes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import typing as t
+
+from ..errors import Invalid, TooLarge
+
+#: Types and queues.
+NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+#: What a client may call its node.
+NODE = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+MAX_DEPTH = 100
+MAX_LOCKER = 255
+MAX_NOTE = 500
+MAX_UNIQUE_KEY = 200
+MAX_ERROR_TYPE = 200
+MAX_ERROR_MESSAGE = 2_000
+MAX_TRACEBACK = 20_000
+MAX_ID = 2**63 - 1
+_MAX_INT = 2**31 - 1
+_FORBIDDEN = re.compile("[\0\ud800-\udfff]")
+# An escaped NUL, not a backslash followed by the letters u0000.
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def canonical(value: object) -> str:
+    """Return the canonical JSON text: sorted keys, no spaces. Two values are equal when it is."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def check_json(field: str, value: object, max_bytes: int) -> None:
+    """Refuse what is not JSON, nests too deep, or is too large.
+
+    :param max_bytes: of canonical JSON in UTF-8.
+    """
+    _check_shape(field, value)
+    try:
+        text = canonical(value)
+        size = len(text.encode())
+    except (TypeError, ValueError) as error:  # UnicodeEncodeError: a lone surrogate
+        raise Invalid({field: [f"This is not JSON: {error}."]}) from error
+    if _NUL.search(text):
+        raise Invalid({field: ["A text may not hold a NUL character."]})
+    if size > max_bytes:
+        raise TooLarge(f"{field} is {size} bytes of JSON; the limit is {max_bytes}.")
+
+
+def _check_shape(field: str, value: object) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [v for v in level if isinstance(v, dict | list | tuple)]
+        if not level:
+            return
+        if not all(isinstance(key, str) for v in level if isinstance(v, dict) for key in v):
+            raise Invalid({field: ["The keys of a JSON object are texts."]})
+        level = [child for v in level for child in (v.values() if isinstance(v, dict) else v)]  # type: ignore[attr-defined]
+    raise Invalid({field: [f"It may not nest over {MAX_DEPTH} deep."]})
+
+
+def check_name(field: str, value: object) -> str:
+    """Return a type or queue name."""
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        raise Invalid({field: [f"A name matches {NAME.pattern}."]})
+    return value
+
+
+def check_text(field: str, value: object, longest: int, *, cut: bool = False) -> str:
+    """Return a text of at most ``longest`` characters; with ``cut``, its beginning."""
+    if not isinstance(value, str):
+        raise Invalid({field: ["This is not a text."]})
+    if _FORBIDDEN.search(value):
+        raise Invalid({field: ["A text may hold neither NUL characters nor lone surrogates."]})
+    if len(value) > longest and not cut:
+        raise Invalid({field: [f"The longest text here is {longest} characters."]})
+    return value[:longest]
+
+
+def check_key(field: str, value: object, longest: int) -> str:
+    """Return an identity: not empty, and without the spaces and controls that engines compare differently."""
+    text = check_text(field, value, longest)
+    if not text or text != text.strip() or not text.isprintable():
+        raise Invalid(
+            {field: ["This may not be empty, start or end with a space, or hold control characters."]}
+        )
+    return text
+
+
+def check_int(field: str, value: object, least: int = -_MAX_INT, most: int = _MAX_INT) -> int:
+    """Return a whole number from ``least`` to ``most``."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise Invalid({field: [f"This is a whole number from {least} to {most}."]})
+    return value
+
+
+def check_seconds(field: str, value: object, most: float, *, zero: bool = False) -> float:
+    """Return a length in seconds, given as a number or a timedelta."""
+    if isinstance(value, dt.timedelta):
+        value = value.total_seconds()
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not (0 if zero else 1e-3) <= value <= most:  # type: ignore[operator]
+        raise Invalid({field: [f"This is a length of {'0' if zero else '0.001'} to {most:g} seconds."]})
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_instant(field: str, value: object) -> dt.datetime:
+    """Return an instant in UTC."""
+    if not isinstance(value, dt.datetime) or value.tzinfo is None:
+        raise Invalid({field: ["An instant is a datetime with a time zone."]})
+    try:
+        instant = value.astimezone(dt.UTC)
+    except OverflowError as error:
+        raise Invalid({field: ["This instant is out of range."]}) from error
+    # MySQL's DATETIME begins at the year 1000; the upper end leaves room for a lease.
+    if not 1000 <= instant.year <= 9000:
+        raise Invalid({field: ["This instant is out of range."]})
+    return instant
+
+
+def check_error(value: t.Mapping[str, t.Any]) -> dict[str, str | None]:
+    """Return a failure's ``{type, message, traceback}``; a long traceback loses its beginning."""
+    traceback = value.get("traceback")
+    if traceback is not None:
+        check_text("error.traceback", traceback, MAX_TRACEBACK, cut=True)
+        traceback = traceback[-MAX_TRACEBACK:]
+    return {
+        "type": check_key("error.type", value.get("type"), MAX_ERROR_TYPE),
+        "message": check_text("error.message", value.get("message"), MAX_ERROR_MESSAGE),
+        "traceback": traceback,
+    }
+
+
+def check_locker(value: object) -> str:
+    """Return a whole locker name: a login's part, and perhaps a slash and a node."""
+    locker = check_key("locker", value, MAX_LOCKER + 61)
+    login, slash, node = locker.partition("/")
+    if not login or len(login) > MAX_LOCKER or (slash and not NODE.fullmatch(node)):
+        raise Invalid({"locker": ["A locker is a login's name, and perhaps a slash and a node."]})
+    return locker
+
+
+def names_of(locker: str) -> tuple[str, ...]:
+    """Return what ``only_for`` and ``not_for`` may call a locker: the whole, the login's part, the node."""
+    return tuple(dict.fromkeys(name for name in (locker, *locker.partition("/")[::2]) if name))

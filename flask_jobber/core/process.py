@@ -1,0 +1,120 @@
+"""Calling the app's code: processors and failure processors, each in a savepoint."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import traceback
+import typing as t
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm.attributes import set_committed_value
+
+from ..hooks import JobType
+from .engines import is_deadlock
+from .models import JobMixin
+from .payload import MAX_ERROR_MESSAGE, MAX_ERROR_TYPE, MAX_TRACEBACK
+from .store import Store
+
+_ENDINGS = ("commit", "rollback", "close", "reset", "invalidate")
+logger = logging.getLogger("flask_jobber")
+
+
+def describe(error: BaseException) -> dict[str, str | None]:
+    """Return an exception as the history keeps it: ``{type, message, traceback}``, cut to length."""
+    told = traceback.TracebackException.from_exception(error)  # copes with a broken __str__
+    return {
+        "type": type(error).__name__[:MAX_ERROR_TYPE],
+        "message": _storable(str(told))[:MAX_ERROR_MESSAGE],
+        "traceback": _storable("".join(told.format()))[-MAX_TRACEBACK:],
+    }
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+
+
+def call_processor(
+    store: Store, row: t.Any, known: JobType, result: t.Any, extras: t.Any
+) -> Exception | None:
+    """Run a result through its type's schema and processor; what they raise is returned, their work undone.
+
+    Both get copies: what is stored is what was delivered.
+    """
+    if known.processor is None:
+        return _call(store, known.load_result, copy.deepcopy(result))
+    job = _load(store, row.id)
+    # The processor may want what the client added; the row gets it with the result.
+    set_committed_value(job, "extras", copy.deepcopy(extras))
+    return _call(store, _process, known, job, copy.deepcopy(result), (row.state, row.attempts))
+
+
+def _process(known: JobType, job: t.Any, result: t.Any, before: tuple[str, int]) -> None:
+    assert known.processor is not None
+    known.processor(job, known.load_result(result))
+    if (job.state, job.attempts) != before:
+        raise RuntimeError("A processor may not change the state of its job: raise ResultRejected instead.")
+
+
+def call_on_failure(store: Store, job_id: int, type_: str, error: t.Any) -> dict[str, t.Any] | None:
+    """Call a type's failure processor; when it breaks, log it and return a description."""
+    known = store.types.get(type_)
+    if known is None or known.on_failure is None:
+        return None
+    broken = _call(store, known.on_failure, _load(store, job_id), error)
+    if broken is None:
+        return None
+    logger.error(
+        "a failure processor broke", exc_info=broken, extra={"action": "on_failure", "job_id": job_id}
+    )
+    return describe(broken)
+
+
+def _load(store: Store, job_id: int) -> JobMixin:
+    job = store.session.get(store.Job, job_id, populate_existing=True, with_for_update=True)
+    assert job is not None, "its row is locked by this transaction"
+    return job
+
+
+def _call(store: Store, function: t.Callable[..., t.Any], *args: t.Any) -> Exception | None:
+    savepoint = store.session.begin_nested()
+    try:
+        with _kept_open(store.session):
+            function(*args)
+            store.session.flush()
+    except Exception as error:
+        if is_deadlock(error):  # the whole transaction is to be done again
+            raise
+        _undo(savepoint, error)
+        return error
+    savepoint.commit()
+    return None
+
+
+def _undo(savepoint: SessionTransaction, error: Exception) -> None:
+    try:
+        savepoint.rollback()
+    except SQLAlchemyError:
+        raise error from None  # it took the whole transaction with it, as a deadlock does on MySQL
+
+
+@contextlib.contextmanager
+def _kept_open(session: Session) -> t.Iterator[None]:
+    """Refuse whatever ends the transaction: that is not for the app's code here."""
+
+    def refuse(*args: t.Any) -> t.NoReturn:
+        raise RuntimeError(
+            "A processor may not commit, roll back or close the session: its work and the change"
+            " of the job's state are one transaction. For work that may be undone use begin_nested()."
+        )
+
+    before = {name: session.__dict__[name] for name in _ENDINGS if name in session.__dict__}
+    session.__dict__.update(dict.fromkeys(_ENDINGS, refuse))
+    try:
+        yield
+    finally:
+        for name in _ENDINGS:
+            del session.__dict__[name]
+        session.__dict__.update(before)  # another processor's, when one leads to another

@@ -1,0 +1,109 @@
+"""Read-only selects: what a client may see of jobs."""
+
+from __future__ import annotations
+
+import typing as t
+
+import sqlalchemy as sa
+
+from ..errors import NotFound
+from . import candidates as find
+from .claim import Claim
+from .hold import Holder, Item, Row, held_by, possible, refusal
+from .payload import MAX_ID
+from .states import State
+from .store import Store
+
+
+def open_claims(store: Store, holder: Holder) -> list[Claim]:
+    """Return the jobs that the holder holds, late ones included unless these are refused."""
+    select = _handed_out(store).where(*held_by(store, holder.locker, holder.scope)).order_by(store.jobs.c.id)
+    return [_claim(row) for row in store.execute(select)]
+
+
+def open_claim(store: Store, holder: Holder, item: Item) -> Claim:
+    """Return one hand-out again, to its holder.
+
+    :raises NotFound, LeaseLost, Cancelled, AlreadySettled: when it is not held.
+    """
+    c = store.jobs.c
+    mine = (c.id == item.job_id, c.attempts == item.attempt, *held_by(store, holder.locker, holder.scope))
+    row = store.execute(_handed_out(store).where(*mine)).one_or_none() if possible(item) else None
+    if row is None:
+        raise refusal(store, holder, item)[0]
+    return _claim(row)
+
+
+def _handed_out(store: Store) -> sa.Select[t.Any]:
+    c = store.jobs.c
+    return sa.select(
+        c.id, c.type, c.data, c.queue, c.priority, c.attempts.label("attempt"), c.failures, c.max_attempts,
+        c.lease_seconds, c.created_at.label("enqueued_at"),
+    )  # fmt: skip
+
+
+def _claim(row: Row) -> Claim:
+    return Claim(**row._mapping)
+
+
+def visible(
+    store: Store,
+    scope: sa.ColumnElement[t.Any],
+    *,
+    after: int = 0,
+    limit: int = 50,
+    **equals: str | None,
+) -> list[Row]:
+    """Return jobs in the scope by ascending id, those after an id; ``equals`` narrows by column."""
+    c = store.jobs.c
+    narrow = [c.id > after, *(c[name] == value for name, value in equals.items() if value is not None)]
+    # A page of each alternative of the scope: SQLite would read and sort all that an OR lets see.
+    pages = [
+        sa.select(c.id).where(*arm, *narrow).order_by(c.id).limit(limit).subquery()
+        for arm in find.arms_of(scope)
+    ]
+    ids = sa.union(*(sa.select(page) for page in pages)).subquery()
+    select = sa.select(*_seen(store)).join(ids, ids.c.id == c.id).order_by(c.id).limit(limit)
+    return list(store.execute(select))
+
+
+def one(store: Store, scope: sa.ColumnElement[t.Any], job_id: int) -> Row:
+    """Return one job.
+
+    :raises NotFound: when there is none in the scope.
+    """
+    if not 1 <= job_id <= MAX_ID:
+        raise NotFound
+    select = sa.select(*_seen(store)).where(store.jobs.c.id == job_id, scope)
+    row = store.execute(select).one_or_none()
+    if row is None:
+        raise NotFound
+    return row
+
+
+def _seen(store: Store) -> list[sa.Column[t.Any]]:
+    c = store.jobs.c
+    return [
+        c.id, c.type, c.data, c.queue, c.priority, c.state, c.attempts, c.failures, c.max_attempts,
+        c.progress, c.note, c.result, c.locked_by, c.created_at, c.run_at, c.finished_at,
+    ]  # fmt: skip
+
+
+def last_errors(store: Store, job_ids: t.Sequence[int]) -> dict[int, Row]:
+    """Return the row of history with the last error of each job that has had one."""
+    h = store.history.c
+    if not job_ids:
+        return {}
+    last = (
+        sa.select(sa.func.max(h.id))
+        .where(h.job_id.in_(job_ids), h.error.is_not(sa.null()), h.to_state != State.LOCKED.value)
+        .group_by(h.job_id)
+    )
+    rows = store.execute(sa.select(store.history).where(h.id.in_(last)))
+    return {row.job_id: row for row in rows}
+
+
+def history(store: Store, job_id: int) -> list[Row]:
+    """Return the transitions of a job, oldest first."""
+    h = store.history.c
+    return list(store.execute(sa.select(store.history).where(h.job_id == job_id).order_by(h.id)))

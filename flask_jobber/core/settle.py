@@ -1,0 +1,286 @@
+"""Deliver and fail: how a hand-out ends. And results whose processor broke."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+import typing as t
+
+import sqlalchemy as sa
+
+from ..errors import InvalidResult, JobberError, NotFound, ResultRejected
+from .engines import utcnow
+from .hold import (
+    UNHELD,
+    Decision,
+    Holder,
+    Item,
+    Outcome,
+    Row,
+    change_of,
+    finish,
+    held_by,
+    possible,
+    refusal,
+    settle,
+)
+from .payload import canonical, check_error, check_json, check_seconds
+from .process import call_processor, describe
+from .states import State, Verb
+from .store import Store, missed
+from .transition import Change, announce
+
+logger = logging.getLogger("flask_jobber")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Delivery(Item):
+    """A result, and what the client has to say beside it (a JSON object)."""
+
+    result: t.Any = None
+    extras: dict[str, t.Any] | None = None
+
+    def check(self, store: Store) -> None:
+        check_json("result", self.result, store.settings.max_result_bytes)
+        check_json("extras", self.extras, store.settings.max_result_bytes)
+
+
+def deliver(store: Store, holder: Holder, items: t.Sequence[Delivery]) -> list[Outcome]:
+    """Take results and call their processors.
+
+    A result that was delivered before by its holder gets the answer that is true now, and
+    no second processing.
+    """
+    if len(items) == 1 and not store.types and store.engine_name == "postgresql":
+        outcome = _deliver_at_once(store, holder, items[0])
+        if outcome is not None:
+            return [outcome]
+    return settle(store, holder, items, _deliver, _repeat)
+
+
+def _deliver_at_once(store: Store, holder: Holder, item: Delivery) -> Outcome | None:
+    """Fence, write and record in one statement, where no code of the app's has a say.
+
+    A third less time for each job; what is refused, and why, the long way tells.
+    """
+    try:
+        item.check(store)
+    except JobberError:
+        return None
+    if not possible(item):
+        return None
+    values = {"id": item.job_id, "attempt": item.attempt, "locker": holder.locker}
+    said = {"result": item.result, "extras": item.extras, "reason": Verb.DELIVER}
+    key = ("deliver", store.settings.late_results, holder.form.key)
+    written = store.run(key, lambda: _at_once(store, holder), {**values, **said, **holder.form.values})
+    if not written.rowcount:
+        return None
+    change = Change(Verb.DELIVER, item.job_id, State.LOCKED, State.SUCCEEDED, item.attempt, holder.locker)
+    announce(store, [change])
+    return Outcome(item, State.SUCCEEDED)
+
+
+def _at_once(store: Store, holder: Holder) -> sa.Insert:
+    c, h = store.jobs.c, store.history.c
+    mine = (c.id == missed("id", c.id.type), c.attempts == missed("attempt", c.attempts.type))
+    held = held_by(store, missed("locker", c.locked_by.type), holder.form.template)
+    kept = {name: missed(name, c[name].type) for name in ("result", "extras")}
+    gone = dict.fromkeys(("locked_until", "lease_seconds", "unique_key"))
+    write = sa.update(store.jobs).where(*mine, *held)
+    write = write.values({**kept, **gone, "state": State.SUCCEEDED.value, "finished_at": utcnow()})
+    written = write.returning(c.id, c.attempts, c.locked_by).cte("written")
+    states = (sa.literal_column(f"'{state}'", sa.String()) for state in (State.LOCKED, State.SUCCEEDED))
+    row = sa.select(*written.c, *states, missed("reason", h.reason.type), utcnow())
+    names = ["job_id", "attempt", "locker", "from_state", "to_state", "reason", "at"]
+    insert = sa.insert(store.history).from_select(names, row)
+    return insert.execution_options(preserve_rowcount=True)
+
+
+def _deliver(store: Store, row: Row, item: Delivery) -> Decision:
+    verdict = _process(store, row, item.result, item.extras)
+    if isinstance(verdict, InvalidResult):
+        return Outcome(item, error=verdict), None
+    if isinstance(verdict, ResultRejected):
+        return _reject(store, row, item, verdict)
+    kept = {"result": item.result, "extras": item.extras, "locked_until": None, "lease_seconds": None}
+    state, values = (State.SUCCEEDED, ended(row.now)) if verdict is None else _again(store, row, 1)
+    error = None if verdict is None else describe(verdict)
+    return Outcome(item, state), change_of(row, Verb.DELIVER, state, item, kept | values, error)
+
+
+def _again(store: Store, row: Row, calls: int) -> tuple[State, dict[str, t.Any]]:
+    """Return where a result goes whose processor has broken so often."""
+    if calls >= store.settings.processor_attempts:
+        return State.FAILED, ended(row.now)
+    return State.SUBMITTED, {"run_at": later(store, row, calls)}
+
+
+def _process(store: Store, row: Row, result: t.Any, extras: t.Any) -> Exception | None:
+    """Run a result through its type's schema and processor; return what they raised."""
+    known = store.types.get(row.type)
+    if known is None or not (known.processor or known.schema):
+        return None
+    verdict = call_processor(store, row, known, result, extras)
+    accounted = verdict is None or isinstance(verdict, InvalidResult | ResultRejected)
+    return verdict if accounted else _broken(row, t.cast(Exception, verdict))
+
+
+def _broken(row: Row, error: Exception) -> Exception:
+    logger.error(
+        "a processor broke; its result is kept",
+        exc_info=error,
+        extra={"action": "process", "job_id": row.id, "attempt": row.attempts},
+    )
+    return error
+
+
+def _reject(store: Store, row: Row, item: Item, verdict: ResultRejected) -> Decision:
+    if verdict.then == "correct":
+        return Outcome(item, State.LOCKED, error=verdict), None
+    change = _rejection(store, row, verdict, Verb.DELIVER, State.LOCKED)
+    if change.to_state is State.FAILED:
+        verdict.then = "failed"
+    return Outcome(item, change.to_state, error=verdict), change
+
+
+def _rejection(store: Store, row: Row, verdict: ResultRejected, verb: Verb, was: State) -> Change:
+    error = {"type": "ResultRejected", "message": describe(verdict)["message"], "traceback": None}
+    state, values = _failed_once(store, row)
+    if verdict.then == "exclude":
+        # The login's part: a client chooses the name of its node.
+        login = row.locked_by.partition("/")[0]
+        values["not_for"] = sorted({*(row.not_for or ()), login})
+    return Change(verb, row.id, was, state, row.attempts, row.locked_by, error, values)
+
+
+def _failed_once(
+    store: Store, row: Row, *, least: float = 0, permanent: bool = False
+) -> tuple[State, dict[str, t.Any]]:
+    """Return where one more failure leads, and what it writes."""
+    failures = row.failures + 1
+    values = dict(UNHELD) | {"failures": failures}
+    if permanent or failures >= row.max_attempts:
+        return State.FAILED, values | ended(row.now)
+    return State.SCHEDULED, values | {"run_at": later(store, row, failures, least)}
+
+
+def later(store: Store, row: Row, failures: int, least: float = 0) -> dt.datetime:
+    """Return the instant after the back-off, which is at least so many seconds, capped."""
+    cap = store.settings.max_backoff_seconds
+    seconds = max(store.backoff(row.type, row.backoff).delay(failures, cap), min(least, cap))
+    return t.cast(dt.datetime, row.now + dt.timedelta(seconds=seconds))
+
+
+def ended(now: dt.datetime) -> dict[str, t.Any]:
+    """Return what the end of a job writes; its unique_key is free again."""
+    return {"finished_at": now, "unique_key": None}
+
+
+def _repeat(store: Store, holder: Holder, item: Delivery) -> Outcome:
+    error, row = refusal(store, holder, item)
+    if row is None or canonical([row.result, row.extras]) != canonical([item.result, item.extras]):
+        return Outcome(item, error=error)
+    return Outcome(item, State(row.state))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure(Item):
+    """What went wrong: ``{type, message, traceback}``.
+
+    :param permanent: trying again is no use.
+    :param retry_seconds: a lower bound on the back-off.
+    """
+
+    error: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
+    permanent: bool = False
+    retry_seconds: float | None = None
+
+    def check(self, store: Store) -> None:
+        check_error(self.error)
+        if self.retry_seconds is not None:
+            check_seconds("retry_seconds", self.retry_seconds, float("1e9"), zero=True)
+
+
+def fail(store: Store, holder: Holder, items: t.Sequence[Failure]) -> list[Outcome]:
+    """Take failures: back into the pool after a back-off, or to the end."""
+    return settle(store, holder, items, _fail, _repeat_failure)
+
+
+def _fail(store: Store, row: Row, item: Failure) -> Decision:
+    permanent = item.permanent and store.settings.trust_failures
+    state, values = _failed_once(store, row, least=item.retry_seconds or 0, permanent=permanent)
+    change = change_of(row, Verb.FAIL, state, item, values, check_error(item.error))
+    return Outcome(item, state, run_at=values.get("run_at")), change
+
+
+def _repeat_failure(store: Store, holder: Holder, item: Failure) -> Outcome:
+    """Count the same failure once: the second gets the answer that is true now."""
+    error, _ = refusal(store, holder, item)
+    h, c = store.history.c, store.jobs.c
+    reported = (
+        sa.select(c.state, c.run_at, h.error)
+        .join_from(store.history, store.jobs, c.id == h.job_id)
+        .where(c.id == item.job_id, c.attempts == item.attempt, holder.scope)
+        .where(h.attempt == item.attempt, h.locker == holder.locker, h.reason == Verb.FAIL.value)
+        .where(h.from_state == State.LOCKED.value)
+    )
+    row = store.execute(store.current(reported)).first() if not isinstance(error, NotFound) else None
+    if row is None or row.error != check_error(item.error) or row.state == State.CANCELLED:
+        return Outcome(item, error=error)
+    return Outcome(item, State(row.state), run_at=row.run_at if row.state == State.SCHEDULED else None)
+
+
+def process_one(store: Store) -> bool:
+    """Run the processor of one submitted result that is due; return whether there was one."""
+    row = _next_submitted(store)
+    if row is None:
+        return False
+    verdict = _process(store, row, row.result, row.extras)
+    finish(store, [_settle_submitted(store, row, verdict)], {row.id: row.type})
+    return True
+
+
+def _next_submitted(store: Store) -> Row | None:
+    c = store.jobs.c
+    due = (c.state == sa.literal_column(f"'{State.SUBMITTED}'"), c.run_at <= utcnow())
+    columns = (
+        c.type, c.state, c.attempts, c.failures, c.max_attempts, c.backoff, c.not_for, c.locked_by, c.result,
+        c.extras,
+        utcnow().label("now"),
+    )  # fmt: skip
+    # Another process may have the first; each locks one, whichever is free.
+    for job_id in (
+        store.execute(sa.select(c.id).where(*due).order_by(c.run_at, c.id).limit(50)).scalars().all()
+    ):
+        rows = store.lock(columns, c.id == job_id, *due, skip_locked=True)
+        if rows:
+            return rows[0]
+    return None
+
+
+def _settle_submitted(store: Store, row: Row, verdict: Exception | None) -> Change:
+    was, to = State.SUBMITTED, State.SUCCEEDED
+    values: dict[str, t.Any] = ended(row.now)
+    if verdict is None:
+        return Change(Verb.PROCESS, row.id, was, to, row.attempts, row.locked_by, None, values)
+    if isinstance(verdict, ResultRejected):
+        release = ResultRejected(verdict.reason)
+        change = _rejection(store, row, release, Verb.PROCESS, was)
+        return dataclasses.replace(change, values=change.values | {"result": sa.null(), "extras": None})
+    to, values = _again(store, row, _calls(store, row) + 1)
+    return Change(Verb.PROCESS, row.id, was, to, row.attempts, row.locked_by, describe(verdict), values)
+
+
+def _calls(store: Store, row: Row) -> int:
+    """Return how often the processor has broken on this result since the operator's last retry."""
+    h = store.history.c
+    retried = sa.select(sa.func.max(h.id)).where(h.job_id == row.id, h.reason == Verb.RETRY.value)
+    broken = sa.select(sa.func.count()).where(
+        h.job_id == row.id,
+        h.to_state == State.SUBMITTED.value,
+        h.reason != Verb.RETRY.value,
+        h.attempt == row.attempts,
+        h.id > sa.func.coalesce(retried.scalar_subquery(), 0),
+    )
+    return t.cast(int, store.execute(broken).scalar_one())

@@ -1,0 +1,169 @@
+"""The end of every transition: the guarded write, its row of history, its signal."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import typing as t
+
+import sqlalchemy as sa
+from blinker import NamedSignal
+
+from .. import signals
+from .engines import utcnow
+from .states import TRANSITIONS, State, Verb
+from .store import Store, missed
+
+_SIGNALS: dict[State, NamedSignal] = {
+    State.LOCKED: signals.job_claimed,
+    State.SUCCEEDED: signals.job_succeeded,
+    State.SUBMITTED: signals.job_submitted,
+    State.SCHEDULED: signals.job_rescheduled,
+    State.QUEUED: signals.job_rescheduled,
+    State.FAILED: signals.job_failed,
+    State.CANCELLED: signals.job_cancelled,
+    State.EXPIRED: signals.job_expired,
+}
+_SIGNALS_OF_VERBS: dict[Verb, NamedSignal] = {
+    Verb.ENQUEUE: signals.job_enqueued,
+    Verb.RELEASE: signals.job_released,
+    Verb.RETRY: signals.job_retried,
+}
+_HISTORY = ("job_id", "from_state", "to_state", "attempt", "locker", "reason", "error")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """One transition of one job.
+
+    :param attempt: the number of the hand-out it belongs to.
+    :param locker: who held the job, or holds it now.
+    :param values: what else is written into the row.
+    """
+
+    verb: Verb
+    job_id: int
+    from_state: State | None
+    to_state: State
+    attempt: int
+    locker: str | None = None
+    error: dict[str, t.Any] | None = None
+    values: dict[str, t.Any] = dataclasses.field(default_factory=dict)
+
+
+def apply(store: Store, changes: t.Sequence[Change]) -> None:
+    """Write the rows of jobs that this transaction has locked, and record it.
+
+    :raises RuntimeError: when one is not as it was locked: code of the app's, in the same
+        transaction, has changed its state past the verbs.
+    """
+    _check(changes)
+    groups: dict[tuple[str, ...], list[Change]] = collections.defaultdict(list)
+    for change in changes:
+        groups[tuple(sorted(change.values))].append(change)
+    for columns, group in groups.items():
+        if store.engine_name == "postgresql" and len(group) == 1:
+            written = _write_and_append(store, columns, group[0])
+        else:
+            written = _write(store, columns, group)
+            append(store, group)
+        if written != len(group):
+            raise RuntimeError(f"Jobs were changed behind their locks: {group}")
+    announce(store, changes)
+
+
+def _write(store: Store, columns: tuple[str, ...], group: t.Sequence[Change]) -> int:
+    rows = [_values(change) for change in group]
+    return store.run(("write", columns), lambda: _update(store, columns), rows).rowcount
+
+
+def _values(change: Change) -> dict[str, t.Any]:
+    return {
+        "of_id": change.job_id,
+        "of_attempts": change.attempt,
+        "of_state": change.from_state,
+        "to": change.to_state,
+        **change.values,
+    }
+
+
+def _update(store: Store, columns: tuple[str, ...]) -> sa.Update:
+    c = store.jobs.c
+    held = (
+        c.id == missed("of_id", c.id.type),
+        c.attempts == missed("of_attempts", c.attempts.type),
+        c.state == missed("of_state", c.state.type),
+    )
+    values = {name: missed(name, c[name].type) for name in columns}
+    return sa.update(store.jobs).where(*held).values(values | {"state": missed("to", c.state.type)})
+
+
+def _write_and_append(store: Store, columns: tuple[str, ...], change: Change) -> int:
+    """Write a row and its history in one statement: one round trip less for each job."""
+    key = ("write and append", columns)
+    values = _values(change) | {f"history_{name}": value for name, value in _history_row(change).items()}
+    return store.run(key, lambda: _update_and_insert(store, columns), values).rowcount
+
+
+def _update_and_insert(store: Store, columns: tuple[str, ...]) -> sa.Insert:
+    h = store.history.c
+    written = _update(store, columns).returning(store.jobs.c.id).cte("written")
+    row: dict[str, t.Any] = {
+        name: missed(f"history_{name}", h[name].type) for name in _HISTORY if name != "job_id"
+    }
+    row["error"] = sa.cast(row["error"], h.error.type)
+    select = sa.select(written.c.id, *row.values(), utcnow())
+    insert = sa.insert(store.history).from_select(["job_id", *row, "at"], select)
+    return insert.execution_options(preserve_rowcount=True)
+
+
+def record(store: Store, changes: t.Sequence[Change]) -> None:
+    """Append the rows of history of what has been written, and announce its signals."""
+    if changes:
+        _check(changes)
+        append(store, changes)
+        announce(store, changes)
+
+
+def _check(changes: t.Iterable[Change]) -> None:
+    for change in changes:
+        row = TRANSITIONS[change.verb]
+        legal = change.from_state in row.from_states if change.from_state else not row.from_states
+        assert legal, f"no such transition: {change}"
+        assert change.to_state in row.to_states, f"no such transition: {change}"
+
+
+def announce(store: Store, changes: t.Iterable[Change]) -> None:
+    """Announce the signals of what has been written."""
+    for change in changes:
+        forget(store, change.job_id)
+        signal = _SIGNALS_OF_VERBS.get(change.verb) or _SIGNALS[change.to_state]
+        facts = {"job_id": change.job_id, "attempt": change.attempt, "locker": change.locker}
+        signals.announce(store.session, signal, store.sender, **facts)
+
+
+def append(store: Store, changes: t.Sequence[Change]) -> None:
+    """Append rows to the history."""
+    store.run("append", lambda: _insert(store), [_history_row(change) for change in changes])
+
+
+def _insert(store: Store) -> sa.Insert:
+    h = store.history.c
+    # Inline: nothing asks for the ids.
+    return sa.insert(store.history).inline().values({name: missed(name, h[name].type) for name in _HISTORY})
+
+
+def _history_row(change: Change) -> dict[str, t.Any]:
+    said = (
+        change.job_id, change.from_state, change.to_state, change.attempt, change.locker, change.verb,
+        change.error,
+    )  # fmt: skip
+    return dict(zip(_HISTORY, said, strict=True))
+
+
+def forget(store: Store, job_id: int) -> None:
+    """Let an object of the job that the session holds be read again."""
+    session = store.session
+    job = session.identity_map.get(session.identity_key(store.Job, job_id)) if session.identity_map else None
+    if job is not None:
+        session.expire(job)

@@ -1,0 +1,453 @@
+"""The one object that an app holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+import logging
+import threading
+import time
+import typing as t
+
+import sqlalchemy as sa
+from flask import Blueprint, Flask, current_app
+from flask_sqlalchemy import SQLAlchemy
+
+from .api.blueprint import make_blueprint
+from .cli import add_commands
+from .config import Settings, read_settings
+from .core import cancel as cancel_verbs
+from .core import claim as claim_verbs
+from .core import enqueue as enqueue_verbs
+from .core import expire as expire_verbs
+from .core import hold, payload, settle
+from .core import prune as prune_verbs
+from .core.backoff import Backoff, read_backoff
+from .core.candidates import Wanted
+from .core.claim import Claim
+from .core.models import HistoryMixin, JobMixin, make_history, make_job
+from .core.process import describe
+from .core.states import State
+from .core.store import Store
+from .errors import Invalid, SetupError
+from .hooks import AnySchema, Function, Registry
+
+logger = logging.getLogger("flask_jobber")
+F = t.TypeVar("F", bound=Function)
+#: Seconds.
+Length = float | dt.timedelta
+_EVERYTHING = sa.true()
+
+
+class Tidied(t.NamedTuple):
+    """What a tidying did, in jobs."""
+
+    processed: int
+    expired: int
+    pruned: int
+
+
+@dataclasses.dataclass(slots=True)
+class _State:
+    """What a Jobber knows of one app."""
+
+    settings: Settings
+    next_tidy: float | None = None
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+
+class Jobber:
+    """Hands an app's jobs to its logged-in users.
+
+    :param db: the app's Flask-SQLAlchemy.
+    :param job: the app's class of jobs; without one, a plain class with the table
+        ``jobber_job`` is made.
+    :param name: tells several Jobbers apart: name of the blueprint and prefix of the tables.
+    :param bind_key: the Flask-SQLAlchemy bind of the tables that are made.
+    :param settings: override the app's ``JOBBER_`` configuration; keys without the prefix.
+
+    One Jobber may serve several apps; it holds none of them. Hooks and processors belong
+    to it. Its verbs for server code act on ``db.session``, in the caller's transaction,
+    and never commit, but for :meth:`process_submitted` and :meth:`tidy`.
+    """
+
+    def __init__(
+        self,
+        db: SQLAlchemy,
+        job: type[t.Any] | None = None,
+        *,
+        name: str = "jobber",
+        bind_key: str | None = None,
+        settings: t.Mapping[str, t.Any] | None = None,
+    ) -> None:
+        if job is not None and not issubclass(job, JobMixin):
+            raise SetupError(f"Declare it with class {job.__name__}(JobMixin, db.Model).")
+        if job is not None and bind_key is not None:
+            raise SetupError("A class of your own says its bind itself: give it a __bind_key__.")
+        metadata = _metadata(db, bind_key)
+        if job is None and f"{name}_job" in metadata.tables:
+            raise SetupError(f"There is a table {name}_job already: give this Jobber another name=.")
+        self.db = db
+        self.name = name
+        #: The mapped class of jobs.
+        self.Job: type[t.Any] = job or make_job(f"{name}_job", metadata)
+        history = f"{name}_history" if job is None else f"{self.Job.__table__.name}_history"
+        #: The mapped class of their history.
+        self.History: type[HistoryMixin] = make_history(self.Job, history)
+        self.registry = Registry()
+        self._statements: dict[t.Hashable, sa.Executable] = {}
+        self._settings = dict(settings or {})
+        self.blueprint: Blueprint = make_blueprint(self)
+
+    def init_app(self, app: Flask) -> None:
+        """Read the settings of an app. Registering the blueprint does this too.
+
+        :raises SetupError: for a bad setting, or a second Jobber of the same name.
+        """
+        known = app.extensions.setdefault("jobber", {})
+        if known.setdefault(self.name, self) is not self:
+            raise SetupError(f"This app has a Jobber {self.name!r} already: give the second another name=.")
+        states = app.extensions.setdefault("jobber_states", {})
+        if self.name not in states:
+            states[self.name] = _State(self._read_settings(app))
+            add_commands(app)
+
+    def _read_settings(self, app: Flask) -> Settings:
+        settings = read_settings(app.config, self._settings)
+        return dataclasses.replace(settings, backoff=_backoff("JOBBER_BACKOFF", settings.backoff))
+
+    def _state(self, app: Flask) -> _State:
+        try:
+            return t.cast(_State, app.extensions["jobber_states"][self.name])
+        except KeyError:
+            raise SetupError(
+                f"The Jobber {self.name!r} does not know this app: register its blueprint, or init_app(app)."
+            ) from None
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the current app."""
+        return self._state(current_app._get_current_object()).settings  # type: ignore[attr-defined]
+
+    def store(self) -> Store:
+        """Return what the verbs of :mod:`flask_jobber.core` work on, in the current app."""
+        session = self.db.session()
+        types = self.registry.types
+        return Store(session, self.Job, self.History, self.settings, types, self, self._statements)
+
+    # -- what the app registers ------------------------------------------------------------
+
+    def locker_name(self, function: F) -> F:
+        """Register ``() -> str``: the identity that holds a job. Default: ``user_<id>``."""
+        return self._hook("locker_name", function)
+
+    def scope(self, function: F) -> F:
+        """Register ``() -> scope``: which jobs this client may see. Default: every one.
+
+        It returns a column expression, a list of them (all must hold), a mapping of
+        column to value (a list means IN, ``None`` means IS NULL), ``True`` or ``False``.
+        """
+        return self._hook("scope", function)
+
+    def permission(self, function: F) -> F:
+        """Register ``(action, job) -> bool`` for enqueue, cancel, retry, history and result.
+
+        Without it all five are denied.
+        """
+        return self._hook("permission", function)
+
+    def _hook(self, name: str, function: F) -> F:
+        self.registry.add_hook(name, _synchronous(function))
+        return function
+
+    def job_type(
+        self,
+        type: str,
+        *,
+        schema: AnySchema | None = None,
+        data_schema: AnySchema | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """Say something about a type of work that needs no processor.
+
+        :param schema: a marshmallow schema that results must fit.
+        :param data_schema: one that the input must fit, checked at the producer.
+        :param backoff: the back-off of jobs that have none of their own.
+        """
+        name = payload.check_name("type", type)
+        backoff = None if backoff is None else _backoff(f"the type {name!r}", backoff)
+        self.registry.add_type(name, schema=schema, data_schema=data_schema, backoff=backoff)
+
+    def processor(
+        self,
+        type: str,
+        *,
+        schema: AnySchema | None = None,
+        data_schema: AnySchema | None = None,
+        backoff: Backoff | None = None,
+    ) -> t.Callable[[F], F]:
+        """Register ``(job, result) -> None``: what to do with a result, see :meth:`job_type`.
+
+        It runs in the transaction of the state change and must not commit. It may raise
+        :class:`~flask_jobber.errors.ResultRejected`; when it raises anything else, the
+        result is kept and it is called again later.
+        """
+        self.job_type(type, schema=schema, data_schema=data_schema, backoff=backoff)
+        return self._typed(type, "processor")
+
+    def on_failure(self, type: str) -> t.Callable[[F], F]:
+        """Register ``(job, error) -> None``, called once when a job of the type ends failed."""
+        payload.check_name("type", type)
+        return self._typed(type, "on_failure")
+
+    def _typed(self, type: str, what: str) -> t.Callable[[F], F]:
+        def register(function: F) -> F:
+            self.registry.add_type(type, **{what: _synchronous(function)})
+            return function
+
+        return register
+
+    # -- verbs for server code -------------------------------------------------------------
+
+    def enqueue(
+        self,
+        type: str,
+        data: t.Any = None,
+        *,
+        queue: str = "default",
+        priority: int = 0,
+        run_at: dt.datetime | None = None,
+        after: Length | None = None,
+        expires_at: dt.datetime | None = None,
+        max_attempts: int | None = None,
+        backoff: Backoff | t.Mapping[str, t.Any] | str | None = None,
+        lease_for: Length | None = None,
+        unique_key: str | None = None,
+        only_for: str | None = None,
+        not_for: str | t.Iterable[str] | None = None,
+        **columns: t.Any,
+    ) -> t.Any:
+        """Add a job to the caller's transaction and return it, flushed.
+
+        :param type: what kind of work; ``[A-Za-z0-9_.:-]{1,100}``, like ``queue``.
+        :param data: JSON.
+        :param priority: higher runs first.
+        :param run_at: not before this instant (an aware datetime), or ``after`` a length.
+        :param expires_at: an instant after which nobody need begin.
+        :param max_attempts: failures that end it; ``MAX_ATTEMPTS`` otherwise.
+        :param backoff: its own back-off; its type's or ``BACKOFF`` otherwise.
+        :param lease_for: the lease it wants; ``LEASE_SECONDS`` otherwise.
+        :param unique_key: taken until the job ends.
+        :param only_for: the one locker, login or node that may have it; ``not_for``: those
+            that may not.
+        :param columns: the app's own columns.
+
+        Lengths are seconds or timedeltas.
+
+        :raises Invalid, TooLarge: for input that is not what it must be.
+        :raises DuplicateJob: when the ``unique_key`` is taken; the transaction goes on.
+        """
+        own = {
+            "queue": queue, "priority": priority, "run_at": run_at, "after": after, "expires_at": expires_at,
+            "max_attempts": max_attempts, "backoff": backoff, "lease_for": lease_for,
+            "unique_key": unique_key, "only_for": only_for, "not_for": not_for,
+        }  # fmt: skip
+        return self.enqueue_many([{**columns, **own, "type": type, "data": data}])[0]
+
+    def enqueue_many(self, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list[t.Any]:
+        """Add many jobs at once, all or none; each a mapping of :meth:`enqueue`'s arguments."""
+        return list(enqueue_verbs.enqueue_many(self.store(), specs))
+
+    def claim(
+        self,
+        locker: str,
+        *,
+        types: t.Sequence[str] | None = None,
+        queues: t.Sequence[str] | None = None,
+        limit: int = 1,
+        lease_seconds: Length | None = None,
+    ) -> list[Claim]:
+        """Hand out up to ``limit`` jobs to a locker, whatever the scope hook says.
+
+        :raises Invalid: for bad names, or a limit or lease over its bound.
+        :raises TooManyClaims: when the locker holds ``MAX_OPEN_CLAIMS``.
+        """
+        store = self.store()
+        payload.check_int("limit", limit, 1, store.settings.max_claim)
+        if lease_seconds is not None:
+            lease_seconds = payload.check_seconds(
+                "lease_seconds", lease_seconds, store.settings.max_lease_seconds
+            )
+        payload.check_locker(locker)
+        names = _names("types", types), _names("queues", queues)
+        return claim_verbs.claim(store, Wanted(locker, _EVERYTHING, *names, lease_seconds, limit=limit))
+
+    def deliver(
+        self,
+        locker: str,
+        job_id: int,
+        attempt: int,
+        result: t.Any = None,
+        extras: dict[str, t.Any] | None = None,
+    ) -> State:
+        """Deliver a result; return the job's state then.
+
+        :raises NotFound, LeaseLost, Cancelled, AlreadySettled: when the locker does not hold it.
+        :raises InvalidResult, ResultRejected, Invalid, TooLarge: when it is not accepted. A
+            rejection is a change like any other: commit it.
+        """
+        item = settle.Delivery(job_id, attempt, result, extras)
+        return t.cast(State, self._settle(settle.deliver, locker, item).state)
+
+    def fail(
+        self,
+        locker: str,
+        job_id: int,
+        attempt: int,
+        error: BaseException | t.Mapping[str, t.Any],
+        *,
+        permanent: bool = False,
+        retry_seconds: Length | None = None,
+    ) -> State:
+        """Report that the work failed; return the job's state then.
+
+        :param error: an exception, or ``{type, message, traceback}``.
+        :raises: as :meth:`deliver`.
+        """
+        said = describe(error) if isinstance(error, BaseException) else error
+        item = settle.Failure(job_id, attempt, said, permanent, _seconds(retry_seconds))
+        return t.cast(State, self._settle(settle.fail, locker, item).state)
+
+    def extend(
+        self,
+        locker: str,
+        job_id: int,
+        attempt: int,
+        *,
+        lease_seconds: Length | None = None,
+        progress: float | None = None,
+        note: str | None = None,
+    ) -> float:
+        """Renew a lease from now; return its length in seconds. :raises: as :meth:`deliver`."""
+        item = hold.Extension(job_id, attempt, _seconds(lease_seconds), progress, note)
+        return t.cast(float, self._settle(hold.extend, locker, item).lease_seconds)
+
+    def release(self, locker: str, job_id: int, attempt: int, *, delay_seconds: Length = 0) -> None:
+        """Give a job back unworked. :raises: as :meth:`deliver`."""
+        self._settle(hold.release, locker, hold.Release(job_id, attempt, _seconds(delay_seconds) or 0))
+
+    def _settle(
+        self, verb: t.Callable[..., list[hold.Outcome]], locker: str, item: hold.Item
+    ) -> hold.Outcome:
+        holder = hold.Holder(payload.check_locker(locker), _EVERYTHING)
+        outcome = verb(self.store(), holder, [item])[0]
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome
+
+    def cancel(self, job: t.Any) -> None:
+        """End an unfinished job, or the one with this id.
+
+        :raises NotFound, IllegalTransition: when it cannot be.
+        """
+        cancel_verbs.cancel(self.store(), _id(job), _EVERYTHING)
+
+    def retry(self, job: t.Any) -> None:
+        """Give an ended job, or the one with this id, another life.
+
+        :raises NotFound, IllegalTransition: when it cannot be.
+        """
+        cancel_verbs.retry(self.store(), _id(job), _EVERYTHING)
+
+    def expire(self, limit: int = 1000) -> int:
+        """End jobs that are exhausted or past their ``expires_at``; return how many."""
+        return expire_verbs.expire(self.store(), limit)
+
+    def prune(self, limit: int = 1000, older_than: dt.timedelta | None = None) -> int:
+        """Delete jobs that finished ``older_than`` ago (``KEEP_FINISHED_DAYS``); return how many."""
+        return prune_verbs.prune(self.store(), limit, older_than)
+
+    def process_submitted(self, limit: int = 100) -> int:
+        """Call processors again on results they broke on; return how many were tried.
+
+        Commits after each: a processor and the change of state are one transaction.
+        """
+        done = 0
+        while done < limit and settle.process_one(self.store()):
+            self.db.session.commit()
+            done += 1
+        self.db.session.commit()  # ends the transaction of the last look
+        return done
+
+    def tidy(self) -> Tidied:
+        """Process some submitted results, expire and prune, committing each."""
+        processed = self.process_submitted()
+        expired = self.expire()
+        self.db.session.commit()
+        pruned = self.prune()
+        self.db.session.commit()
+        return Tidied(processed, expired, pruned)
+
+    def tidy_soon(self) -> None:
+        """Tidy in a thread of its own if the last time is ``TIDY_SECONDS`` ago.
+
+        Called after each request: the answer does not wait for it, nor does it depend on
+        when the client reads the answer.
+        """
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        state = self._state(app)
+        if self._is_due(state):
+            threading.Thread(target=self._tidy_in, args=(app,), name="jobber-tidy", daemon=True).start()
+
+    def _is_due(self, state: _State) -> bool:
+        period, now = state.settings.tidy_seconds, time.monotonic()
+        with state.lock:
+            first, due = state.next_tidy is None, state.next_tidy is not None and now >= state.next_tidy
+            if first or due:
+                state.next_tidy = now + period
+        return due and period > 0
+
+    def _tidy_in(self, app: Flask) -> None:
+        with app.app_context():
+            try:
+                self.tidy()
+            except Exception:
+                logger.exception("tidying failed", extra={"action": "tidy"})
+
+
+def _backoff(where: str, value: t.Any) -> Backoff:
+    try:
+        return read_backoff(value)
+    except ValueError as error:
+        raise SetupError(f"{where}: {error}") from error
+
+
+def _metadata(db: SQLAlchemy, bind_key: str | None) -> sa.MetaData:
+    return db.metadatas.setdefault(bind_key, sa.MetaData(info={"bind_key": bind_key}))
+
+
+def _synchronous(function: Function) -> Function:
+    """Let an ``async def`` stand wherever a plain function may."""
+
+    @functools.wraps(function)
+    def call(*args: t.Any) -> t.Any:
+        return current_app.ensure_sync(function)(*args)
+
+    return call
+
+
+def _names(field: str, names: t.Sequence[str] | None) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    if isinstance(names, str) or not names:
+        raise Invalid({field: ["This is a list of one or more names."]})
+    return tuple(dict.fromkeys(payload.check_name(field, name) for name in names))
+
+
+def _seconds(length: Length | None) -> float | None:
+    return length.total_seconds() if isinstance(length, dt.timedelta) else length
+
+
+def _id(job: t.Any) -> int:
+    return job if isinstance(job, int) else t.cast(int, job.id)

@@ -1,0 +1,132 @@
+"""An app in a process of its own, which may be killed or have a wrong clock, and clients of it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+import typing as t
+
+import sqlalchemy as sa
+from flask import Flask
+from werkzeug.serving import make_server
+
+from race_support import LIMIT, add_effects
+from support import PREFIX, World
+
+_HERE = pathlib.Path(__file__).parent
+_THREADS = ("--threads", "8", "--log-level", "error")
+#: Programs that serve the app from a socket which they inherit.
+GUNICORN = (sys.executable, "-m", "gunicorn", *_THREADS, "--bind", "fd://{fd}", "served:create_app()")
+WERKZEUG = (sys.executable, str(_HERE / "served.py"), "{fd}")
+
+
+def make_served(url: str, *, broken: bool = False) -> tuple[World, sa.Table]:
+    """Return a world in which everyone may do everything, and the table its processor writes to.
+
+    :param broken: whether the processor breaks on every fifth result.
+    """
+    world = World(url, scoped=False, JOBBER_TIDY_SECONDS=0)
+    effects = add_effects(world.db.metadata)
+    world.jobber.permission(lambda action, job: True)
+
+    @world.jobber.processor("work")
+    def process(job: t.Any, result: dict[str, int]) -> None:
+        world.db.session.execute(sa.insert(effects).values(job_id=job.id, result=str(result["n"])))
+        if broken and result["n"] % 5 == 0:
+            raise RuntimeError("broken")
+
+    return world, effects
+
+
+def create_app() -> Flask:
+    """Return the app that a :class:`Server` serves."""
+    world, _ = make_served(os.environ["SERVED_URL"], broken=True)
+    world.app.add_url_rule("/clock", view_func=lambda: {"now": time.time()})
+    return world.app
+
+
+class Server:
+    """Serves the app from processes that are started, killed and started again.
+
+    The socket is this process's and stays: whoever connects meanwhile waits for the next start.
+    """
+
+    def __init__(self, url: str, program: t.Sequence[str] = GUNICORN, **environ: str) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self._socket.getsockname()[1]
+        self._command = [part.format(fd=self._socket.fileno()) for part in program]
+        path = os.pathsep.join(filter(None, (str(_HERE), os.environ.get("PYTHONPATH"))))
+        self._environ = {**os.environ, "PYTHONPATH": path, "SERVED_URL": url, **environ}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environ,
+            pass_fds=[self._socket.fileno()],
+            start_new_session=True,
+        )
+
+    def kill(self) -> None:
+        """Kill every process of it, without a warning."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        self.kill()
+        self._socket.close()
+
+
+class Unacknowledged(Exception):
+    """No answer came, or one that says that nothing was done."""
+
+
+class Remote:
+    """A client of a served app; each request has a connection of its own."""
+
+    def __init__(self, port: int, user: str) -> None:
+        self._port = port
+        self._headers = {"Authorization": f"Bearer {user}", "Content-Type": "application/json"}
+
+    def ask(self, method: str, path: str, body: t.Any = None) -> tuple[int, t.Any]:
+        """Return the status and the body of an answer.
+
+        :raises Unacknowledged: when there is none, or the server is busy.
+        """
+        path = path if path.startswith(PREFIX) or path == "/clock" else PREFIX + path
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=LIMIT)
+        try:
+            connection.request(method, path, json.dumps(body or {}), self._headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read() or "null")
+        except (OSError, http.client.HTTPException) as error:
+            raise Unacknowledged from error
+        finally:
+            connection.close()
+        if response.status == 503:
+            raise Unacknowledged(answer)
+        return response.status, answer
+
+    def expect(self, status: int, method: str, path: str, body: t.Any = None) -> t.Any:
+        """Return the body of an answer that has this status."""
+        got, answer = self.ask(method, path, body)
+        assert got == status, answer
+        return answer
+
+    def claim(self, **body: t.Any) -> list[dict[str, t.Any]]:
+        return t.cast(list[dict[str, t.Any]], self.expect(200, "POST", "/claims", body)["jobs"])
+
+
+if __name__ == "__main__":
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    make_server("127.0.0.1", 0, create_app(), threaded=True, fd=int(sys.argv[1])).serve_forever()
