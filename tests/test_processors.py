@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import sqlite3
@@ -304,6 +305,59 @@ def test_a_processor_that_ends_or_breaks_the_transaction_is_broken(
     after = world.job(job["id"])
     assert (after.state, after.written, after.result) == (State.SUBMITTED, None, RESULT)
     assert _count(world, "leaked") == 0
+
+
+def _swallow_refused_flush(session: t.Any, job: t.Any) -> None:
+    job.unique_key = "taken"
+    with contextlib.suppress(sa.exc.IntegrityError):
+        session.flush()
+
+
+def _swallow_bad_sql(session: t.Any, job: t.Any) -> None:
+    with contextlib.suppress(sa.exc.SQLAlchemyError):
+        session.execute(sa.text("SELECT nothing FROM nowhere"))
+
+
+@pytest.mark.parametrize("swallow", [_swallow_refused_flush, _swallow_bad_sql])
+def test_a_processor_that_swallows_an_error_of_the_database_loses_no_result(
+    world: World, swallow: t.Callable[[t.Any, t.Any], None]
+) -> None:
+    """Whether anything can follow is the engine's business; its result is there either way."""
+
+    @world.jobber.processor("work")
+    def process(job: t.Any, result: t.Any) -> None:
+        swallow(world.db.session, job)
+
+    ann, job = _hold(world)
+    world.enqueue(unique_key="taken")
+    answer = ann.deliver(job, RESULT)
+    states = {200: State.SUCCEEDED, 202: State.SUBMITTED}
+    assert (world.job(job["id"]).state, world.job(job["id"]).result) == (states[answer.status_code], RESULT)
+
+
+@pytest.mark.parametrize("raises", [True, False])
+def test_nothing_stands_of_a_transaction_that_mariadb_has_ended(
+    make_world: MakeWorld, mariadb_url: str, raises: bool
+) -> None:
+    """As by a deadlock, even if the processor caught the error: what was told before is told again."""
+    world, broken = make_world(mariadb_url), [True]
+
+    @world.jobber.processor("work")
+    def process(job: t.Any, result: t.Any) -> None:
+        if result == "second" and broken:
+            world.db.session.connection().exec_driver_sql("ROLLBACK")
+            if broken.pop() and raises:
+                raise ValueError("after all")
+
+    with world.session():
+        world.jobber.enqueue_many([{"type": "work"}] * 2)
+    ann = world.client("ann")
+    results = zip(ann.claim(limit=2), ("first", "second"), strict=True)
+    items = [{"id": job["id"], "attempt": 1, "result": result} for job, result in results]
+    assert ann.post("/exchange", {"results": items}).status_code == 503
+    assert {world.job(item["id"]).state for item in items} == {State.LOCKED}
+    assert ann.post("/exchange", {"results": items}).status_code == 200
+    assert {world.job(item["id"]).state for item in items} == {State.SUCCEEDED}
 
 
 def test_whatever_a_processor_raises_can_be_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:

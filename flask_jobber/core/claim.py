@@ -187,13 +187,10 @@ def _before(store: Store, wanted: Wanted) -> list[t.Any]:
 
 
 def _take_in_one(store: Store, wanted: Wanted) -> tuple[Rows, bool]:
-    values = wanted.values(store)
-    rows = store.run(("claim", wanted.key), lambda: _statement(store, wanted), values).all()
-    live = [row for row in rows if row.live]
-    announce(store, [change for row in live for change in _changes(wanted, row)])
-    if rows:
-        return rows, False
-    return rows, len(find.read(store, wanted, None, values)) >= wanted.window
+    found = store.run(("claim", wanted.key), lambda: _statement(store, wanted), wanted.values(store)).all()
+    rows = [row for row in found if row.id is not None]
+    announce(store, [change for row in rows if row.live for change in _changes(wanted, row)])
+    return rows, not rows and found[0].crowded
 
 
 def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
@@ -204,7 +201,8 @@ def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
     LOCKED)`` may run the subselect again for each row and hand out everything.
     """
     c = store.jobs.c
-    found = find.candidates(store, wanted).cte("candidate")
+    # Not materialized, which would lose its order; it is counted only when nothing is picked.
+    found = find.candidates(store, wanted).cte("candidate").prefix_with("NOT MATERIALIZED")
     picked = (
         sa.select(c.id, *_before(store, wanted))
         .select_from(found.join(store.jobs, found.c.id == c.id))
@@ -216,8 +214,13 @@ def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
     )
     write = sa.update(store.jobs).where(c.id == picked.c.id, picked.c.live)
     written = write.ordered_values(*_lease(store, wanted, picked.c.granted)).returning(c.id).cte("written")
+    # One row at least: whether all that was looked at was locked, only this look can tell.
+    seen = sa.select(sa.func.count()).select_from(found).scalar_subquery()
+    crowded = sa.case((sa.exists().select_from(picked), sa.false()), else_=seen >= find.number(wanted.window))
+    look = sa.select(crowded.label("crowded")).subquery("look")
+    told = sa.select(picked, look.c.crowded).select_from(look.outerjoin(picked, sa.true()))
     # PostgreSQL runs what is written although nothing reads it.
-    return sa.select(picked).add_cte(written, _recorded(store, picked))
+    return told.add_cte(written, _recorded(store, picked))
 
 
 def _word(verb: Verb) -> t.Any:

@@ -206,21 +206,29 @@ def is_transient(error: Exception) -> bool:
         return False
     if error.connection_invalidated:
         return True
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
     cause: t.Any = error.orig
     if hasattr(cause, "sqlite_errorname"):
         return str(cause.sqlite_errorname).startswith(_SQLITE_TRANSIENT)
-    if hasattr(cause, "sqlstate"):  # None: the connection was never made
-        state = cause.sqlstate
-        return isinstance(error, OperationalError | InterfaceError) and (
-            state is None or state.startswith(_SQLSTATES_TRANSIENT)
-        )
-    return isinstance(error, OperationalError) and bool(
-        cause and cause.args and cause.args[0] in _MYSQL_TRANSIENT
-    )
+    if _mysql_number(error) is not None:  # its drivers may know a state too, which says less
+        return _mysql_number(error) in _MYSQL_TRANSIENT or _lost_savepoint(error)
+    state = getattr(cause, "sqlstate", None)  # None: the connection was never made
+    return hasattr(cause, "sqlstate") and (state is None or state.startswith(_SQLSTATES_TRANSIENT))
 
 
-def is_deadlock(error: Exception) -> bool:
-    """Tell whether the database has sacrificed this transaction to another."""
-    cause: t.Any = getattr(error, "orig", None)
-    state = str(getattr(cause, "sqlstate", None) or "")
-    return state.startswith("40") or bool(getattr(cause, "args", None) and cause.args[0] == 1213)
+def is_undone(error: Exception) -> bool:
+    """Tell whether the database has ended the whole transaction by itself, as in a deadlock."""
+    state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
+    return state.startswith("40") or _mysql_number(error) == 1213 or _lost_savepoint(error)
+
+
+def _lost_savepoint(error: Exception) -> bool:
+    # MySQL: all savepoints are gone with the transaction. Routines that are missing have the same number.
+    return _mysql_number(error) == 1305 and "SAVEPOINT" in str(error)
+
+
+def _mysql_number(error: Exception) -> int | None:
+    """Return the number of an error of MySQL's, by any driver of it."""
+    args = getattr(getattr(error, "orig", None), "args", ())
+    return args[0] if args and isinstance(args[0], int) else None

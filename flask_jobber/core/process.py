@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import logging
 import traceback
 import typing as t
 
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from ..hooks import JobType
-from .engines import is_deadlock
+from .engines import is_undone
 from .models import JobMixin
 from .payload import MAX_ERROR_MESSAGE, MAX_ERROR_TYPE, MAX_TRACEBACK
 from .store import Store
 
 _ENDINGS = ("commit", "rollback", "close", "reset", "invalidate")
+_numbers = itertools.count(1)
 logger = logging.getLogger("flask_jobber")
 
 
@@ -79,25 +80,31 @@ def _load(store: Store, job_id: int) -> JobMixin:
 
 
 def _call(store: Store, function: t.Callable[..., t.Any], *args: t.Any) -> Exception | None:
+    mark = _mark(store)
     savepoint = store.session.begin_nested()
     try:
         with _kept_open(store.session):
             function(*args)
             store.session.flush()
+        savepoint.commit()
     except Exception as error:
-        if is_deadlock(error):  # the whole transaction is to be done again
+        if is_undone(error):  # the whole transaction is to be done again
             raise
-        _undo(savepoint, error)
+        savepoint.rollback()
+        store.connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {mark}")
         return error
-    savepoint.commit()
     return None
 
 
-def _undo(savepoint: SessionTransaction, error: Exception) -> None:
-    try:
-        savepoint.rollback()
-    except SQLAlchemyError:
-        raise error from None  # it took the whole transaction with it, as a deadlock does on MySQL
+def _mark(store: Store) -> str:
+    """Set a savepoint that the session knows nothing of.
+
+    Its own it takes for gone once an error has passed it, though the app's code may have
+    caught that error. And with a transaction that the database has ended, this one is gone.
+    """
+    mark = f"jobber_call_{next(_numbers)}"
+    store.connection.exec_driver_sql(f"SAVEPOINT {mark}")
+    return mark
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ def prune(store: Store, limit: int = 1000, older_than: dt.timedelta | None = Non
     rows = store.lock((), c.id.in_(ids), old, skip_locked=True) if ids else ()
     gone = [row.id for row in rows]
     if gone:
-        store.execute(sa.delete(store.history).where(store.history.c.job_id.in_(gone)))
-        store.execute(sa.delete(store.jobs).where(c.id.in_(gone)))
+        # One by one: MySQL reads a small table to its end for a list, and locks all it reads.
+        ids = [{"gone": job_id} for job_id in gone]
+        store.execute(sa.delete(store.history).where(store.history.c.job_id == sa.bindparam("gone")), ids)
+        store.execute(sa.delete(store.jobs).where(c.id == sa.bindparam("gone")), ids)
     return len(gone)

@@ -283,4 +283,4 @@ def _calls(store: Store, row: Row) -> int:
         h.attempt == row.attempts,
         h.id > sa.func.coalesce(retried.scalar_subquery(), 0),
     )
-    return t.cast(int, store.execute(broken).scalar_one())
+    return t.cast(int, store.execute(store.current(broken)).scalar_one())
