@@ -28,6 +28,7 @@ from .core.candidates import Wanted
 from .core.claim import Claim
 from .core.models import HistoryMixin, JobMixin, make_history, make_job
 from .core.process import describe
+from .core.scope import read as read_scope
 from .core.states import State
 from .core.store import Store
 from .errors import Invalid, SetupError
@@ -37,7 +38,7 @@ logger = logging.getLogger("flask_jobber")
 F = t.TypeVar("F", bound=Function)
 #: Seconds.
 Length = float | dt.timedelta
-_EVERYTHING = sa.true()
+_EVERYTHING = read_scope(sa.true())
 
 
 class Tidied(t.NamedTuple):
@@ -351,14 +352,14 @@ class Jobber:
 
         :raises NotFound, IllegalTransition: when it cannot be.
         """
-        cancel_verbs.cancel(self.store(), _id(job), _EVERYTHING)
+        cancel_verbs.cancel(self.store(), _id(job), _EVERYTHING.expression)
 
     def retry(self, job: t.Any) -> None:
         """Give an ended job, or the one with this id, another life.
 
         :raises NotFound, IllegalTransition: when it cannot be.
         """
-        cancel_verbs.retry(self.store(), _id(job), _EVERYTHING)
+        cancel_verbs.retry(self.store(), _id(job), _EVERYTHING.expression)
 
     def expire(self, limit: int = 1000) -> int:
         """End jobs that are exhausted or past their ``expires_at``; return how many."""

@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from conftest import MakeWorld
 from flask_jobber import IllegalTransition, Invalid, NotFound, State
+from flask_jobber.core import scope as scopes
 from flask_jobber.core.candidates import Wanted
 from flask_jobber.core.claim import claim
 from flask_jobber.core.states import Verb
@@ -115,7 +116,7 @@ def test_every_transition_leaves_its_row_of_history(world: World) -> None:
 
 def _claim_at(world: World, at: dt.datetime) -> list[int]:
     with world.session():
-        wanted = Wanted(locker="user_bob", scope=sa.true(), now=at)
+        wanted = Wanted(locker="user_bob", scope=scopes.read(sa.true()), now=at)
         return [handed_out.id for handed_out in claim(world.jobber.store(), wanted)]
 
 

@@ -37,7 +37,7 @@ class Call:
         self.settings = self.store.settings
         self.identity = Identity(jobber.registry, jobber.Job)
 
-    @property
+    @functools.cached_property
     def holder(self) -> Holder:
         return Holder(self.identity.locker, self.identity.scope)
 
@@ -94,7 +94,7 @@ class Call:
         :raises NotFound: when there is none.
         """
         job = self.store.Job
-        mine = sa.select(job).where(job.id == job_id, self.identity.scope)
+        mine = sa.select(job).where(job.id == job_id, self.identity.scope.expression)
         found = self.store.session.scalars(mine).one_or_none()
         if found is None:
             raise NotFound

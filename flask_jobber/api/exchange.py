@@ -87,14 +87,18 @@ def _load(call: Call, kind: _List, given: list[t.Any]) -> list[hold.Item | hold.
 
 def _load_one(kind: _List, place: int, values: dict[str, t.Any]) -> hold.Item | hold.Outcome:
     try:
+        said = kind.body.load(values)
+    except ValidationError as error:
+        return hold.Outcome(_name(kind, place, values), error=invalid(error))
+    return kind.item(said.pop("id"), said.pop("attempt"), **said)
+
+
+def _name(kind: _List, place: int, values: dict[str, t.Any]) -> hold.Item:
+    try:
         key = _KEY.load(values)
     except ValidationError as error:
         raise Invalid({kind.name: {str(place): error.messages}}) from error
-    try:
-        said = kind.body.load(values)
-    except ValidationError as error:
-        return hold.Outcome(hold.Item(key["id"], key["attempt"]), error=invalid(error))
-    return kind.item(said.pop("id"), said.pop("attempt"), **said)
+    return hold.Item(key["id"], key["attempt"])
 
 
 def _settle(call: Call, kind: _List, items: list[hold.Item | hold.Outcome]) -> t.Iterator[dict[str, t.Any]]:

@@ -62,16 +62,16 @@ class Identity:
         return node
 
     @functools.cached_property
-    def scope(self) -> Expression:
-        """What this client may see, as a condition on the table of jobs."""
+    def scope(self) -> scopes.Scope:
+        """What this client may see: a condition on the table of jobs."""
         said = _ask("scope", self._hook("scope", _everything))
         condition = read_scope(self._job, said)
         # Worth 0.4 ms: a form of scope is checked when it is first seen.
-        key = scopes.read(condition).key
-        if key not in self._registry.checked_scopes:
+        scope = scopes.read(condition)
+        if scope.key not in self._registry.checked_scopes:
             check_table(self._job, condition)
-            self._registry.note_scope(key)
-        return condition
+            self._registry.note_scope(scope.key)
+        return scope
 
     def _hook(self, name: str, default: t.Callable[[], t.Any]) -> t.Callable[[], t.Any]:
         """Return the user's own method, the app's hook, or the default."""

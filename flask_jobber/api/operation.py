@@ -72,7 +72,8 @@ class Operation:
             values |= _parser.parse(self.body, request, location="json")
         if twice := [name for name, said in request.args.lists() if len(said) > 1]:
             raise Invalid({name: ["Say this once."] for name in twice[:_MOST_ERRORS]})
-        values |= _parser.parse(self.query, request, location="query")
+        if request.args or self.query is not EMPTY:
+            values |= _parser.parse(self.query, request, location="query")
         return values
 
 

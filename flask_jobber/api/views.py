@@ -144,7 +144,7 @@ def _settle(call: Call, verb: t.Callable[..., list[hold.Outcome]], item: hold.It
 )
 def list_jobs(call: Call, *, limit: int, cursor: str = "0", **equals: str) -> Response:
     """List the jobs that this client may see, by id, page by page."""
-    scope = call.identity.scope
+    scope = call.identity.scope.expression
     rows = queries.visible(call.store, scope, after=int(cursor), limit=limit + 1, **equals)
     page = rows[:limit]
     following = str(page[-1].id) if len(rows) > limit else None
@@ -175,7 +175,7 @@ def enqueue(call: Call, *, after_seconds: float | None = None, **spec: t.Any) ->
 @operation("GET", "/jobs/<job_id>", answers={200: schemas.SeenJob()}, refusals=("not_found",))
 def show_job(call: Call, job_id: int) -> Response:
     """Show one job."""
-    row = queries.one(call.store, call.identity.scope, job_id)
+    row = queries.one(call.store, call.identity.scope.expression, job_id)
     return answer_with(schemas.SeenJob(), call.seen([row])[0])
 
 
@@ -223,7 +223,7 @@ def _operate(
     call: Call, action: t.Literal["cancel", "retry"], verb: t.Callable[..., None], job_id: int
 ) -> Response:
     call.identity.require(action, call.load(job_id))
-    verb(call.store, job_id, call.identity.scope)
+    verb(call.store, job_id, call.identity.scope.expression)
     call.commit()
     return _show(call, job_id)
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import functools
 import itertools
 import math
 import typing as t
@@ -27,7 +26,6 @@ import sqlalchemy as sa
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, Null
 
-from . import scope as scopes
 from .engines import Instant, plus_seconds, position, utcnow
 from .models import UNLED, UNTYPED
 from .payload import names_of
@@ -55,7 +53,7 @@ class Wanted:
     """
 
     locker: str
-    scope: Expression
+    scope: Scope
     types: tuple[str, ...] | None = None
     queues: tuple[str, ...] | None = None
     lease_seconds: float | None = None
@@ -64,19 +62,12 @@ class Wanted:
     #: How many candidates are looked at.
     window: int = 36
 
-    @functools.cached_property
-    def form(self) -> Scope:
-        """The scope, taken apart."""
-        return scopes.read(self.scope)
-
     @property
     def key(self) -> t.Hashable:
         """What decides the text of the claim's statements."""
-        # Not of long lists: a client could have a statement made for each length.
-        types = min(len(self.types), _MOST_BRANCHES + 1) if self.types is not None else None
-        lengths = (len(names_of(self.locker)), types, self.queues is None)
+        lengths = (len(names_of(self.locker)), _length(self.types), _length(self.queues))
         return (
-            self.form.key,
+            self.scope.key,
             *lengths,
             self.lease_seconds is None,
             self.now is None,
@@ -90,12 +81,11 @@ class Wanted:
         given = {
             "locker": self.locker,
             "lease": store.settings.lease_seconds if self.lease_seconds is None else self.lease_seconds,
-            **self.form.values,
+            **self.scope.values,
             **_numbered("name", names),
             **_numbered("line", [f"\n{name}\n" for name in names]),
-            **_numbered("type", (self.types or ())[:_MOST_BRANCHES]),
-            "types": self.types,
-            "queues": self.queues,
+            **_listed("type", self.types),
+            **_listed("queue", self.queues),
         }
         for branch, priorities in (levels or {}).items():
             given |= _numbered(f"level_{branch}", priorities or ())
@@ -105,6 +95,17 @@ class Wanted:
     def clock(self) -> Expression:
         """The present moment in SQL."""
         return utcnow() if self.now is None else missed("now", Instant())
+
+
+def _length(names: tuple[str, ...] | None) -> int | None:
+    # Not of long lists: a client could have a statement made for each length.
+    return None if names is None else min(len(names), _MOST_BRANCHES + 1)
+
+
+def _listed(name: str, values: tuple[str, ...] | None) -> dict[str, t.Any]:
+    """Return the values that :func:`_among` misses."""
+    few = _numbered(name, (values or ())[:_MOST_BRANCHES])
+    return few if len(few) == len(values or ()) else {**few, f"{name}s": values}
 
 
 def _numbered(name: str, values: t.Iterable[t.Any]) -> dict[str, t.Any]:
@@ -166,7 +167,7 @@ def lapsed(store: Store, now: Expression) -> Expression:
 def exhausted(store: Store) -> Expression:
     """Whether a row, having lapsed, has used up its last attempt."""
     c = store.jobs.c
-    return sa.and_(c.state == word(State.LOCKED), c.failures + 1 >= c.max_attempts)
+    return sa.and_(c.state == word(State.LOCKED), c.failures + number(1) >= c.max_attempts)
 
 
 def dead(store: Store, now: Expression) -> Expression:
@@ -230,7 +231,9 @@ def _next_level(store: Store, wanted: Wanted, place: int, branch: Branch) -> sa.
     c = store.jobs.c
     scheduled = (*branch.lead, c.state == word(State.SCHEDULED))
     lower = c.priority < missed(f"below_{place}", sa.BigInteger())
-    look = sa.select(c.priority).where(*scheduled, lower).order_by(c.priority.desc()).limit(1).subquery()
+    look = (
+        sa.select(c.priority).where(*scheduled, lower).order_by(c.priority.desc()).limit(number(1)).subquery()
+    )
     due = sa.exists().where(*scheduled, c.priority == look.c.priority, c.run_at <= wanted.clock)
     return sa.select(number(place).label("place"), look.c.priority, due.label("due"))
 
@@ -253,7 +256,7 @@ def _part(store: Store, wanted: Wanted, *conditions: Expression) -> sa.Select[t.
 
 def _lapsed_part(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
     c = store.jobs.c
-    part = _part(store, wanted, lapsed(store, wanted.clock), wanted.form.template, *wished(store, wanted))
+    part = _part(store, wanted, lapsed(store, wanted.clock), wanted.scope.template, *wished(store, wanted))
     return part.order_by(c.priority.desc(), c.run_at, c.id)
 
 
@@ -284,7 +287,9 @@ def _level(store: Store, branch: Branch) -> sa.CTE:
     c = store.jobs.c
     scheduled = (*branch.lead, c.state == word(State.SCHEDULED))
     # Not max(priority), for which an IS NULL would be read to its end.
-    highest = sa.select(c.priority).where(*scheduled).order_by(*branch.order, c.priority.desc()).limit(1)
+    highest = (
+        sa.select(c.priority).where(*scheduled).order_by(*branch.order, c.priority.desc()).limit(number(1))
+    )
     level = sa.select(highest.scalar_subquery().label("priority")).cte(recursive=True)
     lower = highest.where(c.priority < level.c.priority)
     return level.union_all(
@@ -310,16 +315,23 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
     c = store.jobs.c
     names = _missed_all("name", names_of(wanted.locker))
     lines = sa.type_coerce(c.not_for, sa.Text())
-    absent = [position(lines, line) == 0 for line in _missed_all("line", names_of(wanted.locker))]
+    absent = [position(lines, line) == number(0) for line in _missed_all("line", names_of(wanted.locker))]
     conditions: list[Expression] = [
         sa.or_(c.only_for.is_(None), c.only_for.in_(names)),
         sa.or_(c.not_for.is_(None), sa.and_(*absent)),
     ]
     if typed and wanted.types is not None:
-        conditions.append(c.type.in_(missed("types", sa.String(), expanding=True)))
+        conditions.append(_among(c.type, "type", wanted.types))
     if wanted.queues is not None:
-        conditions.append(c.queue.in_(missed("queues", sa.String(), expanding=True)))
+        conditions.append(_among(c.queue, "queue", wanted.queues))
     return tuple(conditions)
+
+
+def _among(column: sa.Column[t.Any], name: str, values: tuple[str, ...]) -> Expression:
+    """Return ``IN``; what has a place for each value is ready as text, what expands is made each time."""
+    if len(values) > _MOST_BRANCHES:
+        return column.in_(missed(f"{name}s", sa.String(), expanding=True))
+    return column.in_(_missed_all(name, values))
 
 
 def _missed_all(name: str, values: t.Sequence[str]) -> list[sa.BindParameter[t.Any]]:
@@ -327,7 +339,7 @@ def _missed_all(name: str, values: t.Sequence[str]) -> list[sa.BindParameter[t.A
 
 
 def _branches(store: Store, wanted: Wanted) -> list[Branch]:
-    scope = wanted.form.template
+    scope = wanted.scope.template
     split = _count_all(wanted) <= _MOST_BRANCHES
     arms = arms_of(scope) if split else [[scope]]
     places = list(range(len(wanted.types or ()))) if split else []
@@ -345,7 +357,7 @@ def _count_branches(wanted: Wanted) -> int:
 
 def _count_all(wanted: Wanted) -> int:
     """Count the combinations of alternatives and types."""
-    return _count_arms(wanted.scope) * max(len(wanted.types or ()), 1)
+    return _count_arms(wanted.scope.expression) * max(len(wanted.types or ()), 1)
 
 
 def _branch(

@@ -20,7 +20,7 @@ from .transition import Change, announce, record
 Rows = t.Sequence[sa.Row[t.Any]]
 # Jobs that rivals hold locked at this moment are skipped; this many more are looked at
 # than are wanted, before a second look at eight times as many.
-_SPARE = 32
+_SPARE = 12
 # Rounds of a claim that meets jobs to be ended; each ends up to a thousand.
 _MOST_ROUNDS = 50
 
@@ -163,11 +163,11 @@ def _lease(store: Store, wanted: Wanted, length: t.Any) -> list[tuple[sa.Column[
     case, and count a failure at every claim.
     """
     c = store.jobs.c
-    lapse = sa.case((c.state == find.word(State.LOCKED), 1), else_=0)
+    lapse = sa.case((c.state == find.word(State.LOCKED), find.number(1)), else_=find.number(0))
     return [
         (c.failures, c.failures + lapse),
         (c.state, find.word(State.LOCKED)),
-        (c.attempts, c.attempts + 1),
+        (c.attempts, c.attempts + find.number(1)),
         (c.locked_by, missed("locker", sa.String())),
         (c.locked_at, wanted.clock),
         (c.locked_until, find.lease_end(wanted, length)),
@@ -206,7 +206,7 @@ def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
     picked = (
         sa.select(c.id, *_before(store, wanted))
         .select_from(found.join(store.jobs, found.c.id == c.id))
-        .where(find.due(store, wanted.clock), wanted.form.template, *find.wished(store, wanted))
+        .where(find.due(store, wanted.clock), wanted.scope.template, *find.wished(store, wanted))
         .order_by(found.c.priority.desc(), found.c.run_at, found.c.id)
         .limit(find.number(wanted.limit))
         .with_for_update(of=store.jobs, skip_locked=True)
@@ -238,7 +238,7 @@ def _recorded(store: Store, picked: sa.CTE) -> sa.CTE:
     }  # fmt: skip
     claim = lapse | {
         "turn": sa.literal_column("2"), "from_state": sa.case((lapsed, queued), else_=p.was),
-        "to_state": find.word(State.LOCKED), "attempt": p.attempts + 1,
+        "to_state": find.word(State.LOCKED), "attempt": p.attempts + find.number(1),
         "locker": missed("locker", sa.String()), "reason": _word(Verb.CLAIM),
         "error": sa.cast(sa.null(), json),
     }  # fmt: skip
@@ -257,7 +257,7 @@ def _lock_in_sqlite(store: Store, wanted: Wanted, levels: Levels) -> Rows:
     def build() -> sa.Executable:
         best = find.candidates(store, wanted, levels).subquery()
         chosen = store.jobs.c.id.in_(sa.select(best.c.id))
-        guard = (chosen, find.still(find.due(store, wanted.clock), wanted.form.template))
+        guard = (chosen, find.still(find.due(store, wanted.clock), wanted.scope.template))
         return store.locking(_before(store, wanted), *guard)
 
     key = ("lock", wanted.key, find.shape(levels))
@@ -274,7 +274,7 @@ def _lock_in_mysql(store: Store, wanted: Wanted, levels: Levels) -> tuple[Rows, 
 
     def build() -> sa.Executable:
         ids = missed("ids", expanding=True)
-        due = (find.due(store, wanted.clock), wanted.form.template, *find.wished(store, wanted))
+        due = (find.due(store, wanted.clock), wanted.scope.template, *find.wished(store, wanted))
         guard = (store.jobs.c.id.in_(ids), find.still(*due))
         lock = sa.select(store.jobs.c.id, *_before(store, wanted)).where(*guard)
         # By nothing but the key: what MySQL reads on its way it locks.

@@ -43,7 +43,7 @@ def end_dead(store: Store, wanted: find.Wanted, limit: int = 1000) -> None:
     levels, now = find.read_levels(store, wanted), wanted.clock
     values = wanted.values(store, levels)
     ids = find.read(store, wanted, levels, values)
-    still = (find.due(store, now), find.dead(store, now), wanted.form.template)
+    still = (find.due(store, now), find.dead(store, now), wanted.scope.template)
     _end(store, wanted.key, values | {"ids": ids}, *still)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import functools
 import typing as t
 
 import sqlalchemy as sa
@@ -19,7 +18,7 @@ from .candidates import lapsed, word
 from .engines import utcnow
 from .payload import MAX_ID, MAX_NOTE, check_seconds, check_text
 from .process import call_on_failure
-from .scope import Expression, Scope, read
+from .scope import Expression, Scope
 from .states import State, Verb
 from .store import Store, missed
 from .transition import Change, append, apply, forget
@@ -36,12 +35,7 @@ class Holder:
     """Who acts, and what it may see."""
 
     locker: str
-    scope: Expression
-
-    @functools.cached_property
-    def form(self) -> Scope:
-        """The scope, taken apart."""
-        return read(self.scope)
+    scope: Scope
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,11 +73,11 @@ def fence(store: Store, holder: Holder, items: t.Sequence[Item]) -> dict[tuple[i
     if not keys:
         return {}
     one = len(keys) == 1
-    values = {"locker": holder.locker, **holder.form.values}
+    values = {"locker": holder.locker, **holder.scope.values}
     values |= (
         {"id": keys[0][0], "attempt": keys[0][1]} if one else {"ids": [key[0] for key in keys], "keys": keys}
     )
-    key = ("fence", one, store.settings.late_results, holder.form.key)
+    key = ("fence", one, store.settings.late_results, holder.scope.key)
     rows = store.run(key, lambda: _fence(store, holder, one), values)
     return {(row.id, row.attempts): row for row in rows}
 
@@ -94,7 +88,7 @@ def _fence(store: Store, holder: Holder, one: bool) -> sa.Executable:
         c.type, c.state, c.attempts, c.failures, c.max_attempts, c.backoff, c.lease_seconds, c.not_for,
         c.locked_by, utcnow().label("now"),
     )  # fmt: skip
-    held = held_by(store, missed("locker", sa.String()), holder.form.template)
+    held = held_by(store, missed("locker", sa.String()), holder.scope.template)
     if one:
         mine = [c.id == missed("id", c.id.type), c.attempts == missed("attempt", sa.Integer())]
     else:  # the ids once more, for engines that search no index by pairs
@@ -133,7 +127,7 @@ def _look(store: Store, holder: Holder, item: Item) -> Row | None:
     c = store.jobs.c
     columns = (c.state, c.attempts, c.locked_by, c.result, c.extras, c.run_at)
     delivered = sa.case((c.result.is_(sa.null()), sa.false()), else_=sa.true()).label("delivered")
-    select = sa.select(*columns, delivered).where(c.id == item.job_id, holder.scope)
+    select = sa.select(*columns, delivered).where(c.id == item.job_id, holder.scope.expression)
     return store.execute(store.current(select)).one_or_none()
 
 

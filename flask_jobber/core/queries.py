@@ -17,7 +17,8 @@ from .store import Store
 
 def open_claims(store: Store, holder: Holder) -> list[Claim]:
     """Return the jobs that the holder holds, late ones included unless these are refused."""
-    select = _handed_out(store).where(*held_by(store, holder.locker, holder.scope)).order_by(store.jobs.c.id)
+    mine = held_by(store, holder.locker, holder.scope.expression)
+    select = _handed_out(store).where(*mine).order_by(store.jobs.c.id)
     return [_claim(row) for row in store.execute(select)]
 
 
@@ -27,7 +28,8 @@ def open_claim(store: Store, holder: Holder, item: Item) -> Claim:
     :raises NotFound, LeaseLost, Cancelled, AlreadySettled: when it is not held.
     """
     c = store.jobs.c
-    mine = (c.id == item.job_id, c.attempts == item.attempt, *held_by(store, holder.locker, holder.scope))
+    held = held_by(store, holder.locker, holder.scope.expression)
+    mine = (c.id == item.job_id, c.attempts == item.attempt, *held)
     row = store.execute(_handed_out(store).where(*mine)).one_or_none() if possible(item) else None
     if row is None:
         raise refusal(store, holder, item)[0]

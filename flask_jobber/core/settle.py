@@ -72,8 +72,8 @@ def _deliver_at_once(store: Store, holder: Holder, item: Delivery) -> Outcome | 
         return None
     values = {"id": item.job_id, "attempt": item.attempt, "locker": holder.locker}
     said = {"result": item.result, "extras": item.extras, "reason": Verb.DELIVER}
-    key = ("deliver", store.settings.late_results, holder.form.key)
-    written = store.run(key, lambda: _at_once(store, holder), {**values, **said, **holder.form.values})
+    key = ("deliver", store.settings.late_results, holder.scope.key)
+    written = store.run(key, lambda: _at_once(store, holder), {**values, **said, **holder.scope.values})
     if not written.rowcount:
         return None
     change = Change(Verb.DELIVER, item.job_id, State.LOCKED, State.SUCCEEDED, item.attempt, holder.locker)
@@ -84,7 +84,7 @@ def _deliver_at_once(store: Store, holder: Holder, item: Delivery) -> Outcome | 
 def _at_once(store: Store, holder: Holder) -> sa.Insert:
     c, h = store.jobs.c, store.history.c
     mine = (c.id == missed("id", c.id.type), c.attempts == missed("attempt", c.attempts.type))
-    held = held_by(store, missed("locker", c.locked_by.type), holder.form.template)
+    held = held_by(store, missed("locker", c.locked_by.type), holder.scope.template)
     kept = {name: missed(name, c[name].type) for name in ("result", "extras")}
     gone = dict.fromkeys(("locked_until", "lease_seconds", "unique_key"))
     write = sa.update(store.jobs).where(*mine, *held)
@@ -221,7 +221,7 @@ def _repeat_failure(store: Store, holder: Holder, item: Failure) -> Outcome:
     reported = (
         sa.select(c.state, c.run_at, h.error)
         .join_from(store.history, store.jobs, c.id == h.job_id)
-        .where(c.id == item.job_id, c.attempts == item.attempt, holder.scope)
+        .where(c.id == item.job_id, c.attempts == item.attempt, holder.scope.expression)
         .where(h.attempt == item.attempt, h.locker == holder.locker, h.reason == Verb.FAIL.value)
         .where(h.from_state == State.LOCKED.value)
     )
