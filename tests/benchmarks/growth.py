@@ -23,6 +23,10 @@ def main(arguments: argparse.Namespace) -> None:
         "waiting, mine": insert_jobs("'queued'", "now()", series=many),
         "finished": insert_jobs("'succeeded'", "now()", series=many),
         "scheduled, higher priority": insert_jobs(
+            "'scheduled'", "now() + interval '1 day'", series=many, priority="1"
+        ),
+        # Each level of priority is a step of the claim.
+        "scheduled, ten higher priorities": insert_jobs(
             "'scheduled'", "now() + interval '1 day'", series=many, priority="1 + n % 10"
         ),
         "scheduled and due, lower priority": insert_jobs(
