@@ -35,15 +35,19 @@ from .signals import (
     job_submitted,
     job_succeeded,
 )
+from .worker.handlers import Cancel, Fail, Handlers, Retry, Snooze
 
 __all__ = [
     "AlreadySettled",
     "Backoff",
+    "Cancel",
     "Cancelled",
     "Constant",
     "DuplicateJob",
     "Exponential",
+    "Fail",
     "Forbidden",
+    "Handlers",
     "HistoryMixin",
     "HookError",
     "IllegalTransition",
@@ -57,7 +61,9 @@ __all__ = [
     "NotFound",
     "Polynomial",
     "ResultRejected",
+    "Retry",
     "SetupError",
+    "Snooze",
     "State",
     "Tidied",
     "TooLarge",

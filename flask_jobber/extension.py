@@ -33,6 +33,7 @@ from .core.states import State
 from .core.store import Store
 from .errors import Invalid, SetupError
 from .hooks import AnySchema, Function, Registry
+from .worker.handlers import Handlers
 
 logger = logging.getLogger("flask_jobber")
 F = t.TypeVar("F", bound=Function)
@@ -97,6 +98,8 @@ class Jobber:
         #: The mapped class of their history.
         self.History: type[HistoryMixin] = make_history(self.Job, history)
         self.registry = Registry()
+        #: What ``flask jobber work`` runs.
+        self.handlers = Handlers()
         self._statements: dict[t.Hashable, sa.Executable] = {}
         self._settings = dict(settings or {})
         self.blueprint: Blueprint = make_blueprint(self)

@@ -1,0 +1,1 @@
+"""Workers: one loop that runs handlers on jobs, from the app's database or from servers over HTTP."""

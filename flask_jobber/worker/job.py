@@ -1,0 +1,95 @@
+"""A job as its handler sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import threading
+import time
+import typing as t
+
+
+class Abandoned(Exception):
+    """Raised in the thread of a handler whose job is held no longer, or which ran too long."""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Job:
+    """A job that is being done.
+
+    :param attempt: the number of this hand-out, from 1.
+    :param lease_seconds: for how long it was handed out; heartbeats renew it.
+    :param node: the name of the worker that runs it.
+    :param extras: what callbacks, errbacks and the app's processor are to know beside the
+        result: a JSON object.
+    """
+
+    id: int
+    type: str
+    data: t.Any
+    queue: str
+    priority: int
+    attempt: int
+    failures: int
+    max_attempts: int
+    lease_seconds: float
+    enqueued_at: dt.datetime
+    node: str
+    started_at: dt.datetime = dataclasses.field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    extras: dict[str, t.Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._gone = threading.Event()
+        self._news: dict[str, t.Any] = {}
+        self._on_news: t.Callable[[], None] = lambda: None
+        self._enqueued: list[dict[str, t.Any]] = []
+        self.renew(self.lease_seconds)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the work is for nothing: cancelled, lost to another, or over its time."""
+        return self._gone.is_set()
+
+    @property
+    def lease_left(self) -> float:
+        """Seconds until the lease ends, if no heartbeat renews it."""
+        return self._lease_end - time.monotonic()
+
+    def progress(self, fraction: float, note: str | None = None) -> None:
+        """Tell how far the work is, 0 to 1, with the next heartbeat."""
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"progress is from 0 to 1, not {fraction!r}")
+        self._news = {"progress": fraction} | ({} if note is None else {"note": note})
+        self._on_news()
+
+    def enqueue(self, type: str, data: t.Any = None, **spec: t.Any) -> None:
+        """Add a job, which comes into being with this one's result; of an attempt that fails, none does.
+
+        :param spec: keywords of :meth:`flask_jobber.Jobber.enqueue`; over HTTP, what ``POST /jobs`` takes.
+        """
+        self._enqueued.append({**spec, "type": type, "data": data})
+
+    # -- for the worker --------------------------------------------------------------------
+
+    def renew(self, lease_seconds: float) -> None:
+        """Note that the lease lasts so long from now."""
+        self._lease_end = time.monotonic() + lease_seconds
+        self.lease_seconds = lease_seconds
+
+    def abandon(self) -> None:
+        """Tell the handler that the work is for nothing."""
+        self._gone.set()
+
+    def take_news(self) -> dict[str, t.Any]:
+        """Return the progress that was told since the last time."""
+        news, self._news = self._news, {}
+        return news
+
+    def call_on_news(self, function: t.Callable[[], None]) -> None:
+        """Call a function whenever there is progress to tell."""
+        self._on_news = function
+
+    @property
+    def enqueued(self) -> list[dict[str, t.Any]]:
+        """What :meth:`enqueue` has gathered."""
+        return self._enqueued
