@@ -71,14 +71,20 @@ class Handler:
         return self.function(job)
 
     def callback(self, function: F) -> F:
-        """Add ``(job, result)``, called after the work; unless ``None``, what it returns is the new result."""
+        """Add ``(job, result)``, called after the work; what it returns, if anything, is the new result."""
+        self._check(function)
         self.callbacks.append(function)
         return function
 
     def errback(self, function: F) -> F:
         """Add ``(job, error)``, called when the handler or a callback raised; it may raise a verdict."""
+        self._check(function)
         self.errbacks.append(function)
         return function
+
+    def _check(self, function: t.Callable[..., t.Any]) -> None:
+        if inspect.iscoroutinefunction(function) and not self.is_async:
+            raise SetupError(f"{function.__name__} is async, which the handler of {self.type!r} is not.")
 
     def limit(self, job: Job) -> float | None:
         """Return the seconds that a job may run."""

@@ -9,8 +9,8 @@ import time
 import typing as t
 
 
-class Abandoned(Exception):
-    """Raised in the thread of a handler whose job is held no longer, or which ran too long."""
+class Abandoned(BaseException):
+    """Raised in the thread of a handler that ran over its time; not for ``except Exception``."""
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

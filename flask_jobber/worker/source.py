@@ -1,0 +1,115 @@
+"""Where a worker gets jobs: what the database and a server have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from .job import Job
+from .run import Outcome
+
+#: Codes after which a job is still held: its result was not accepted.
+HELD = frozenset({"invalid_result", "result_rejected", "invalid", "too_large", "forbidden", "duplicate"})
+
+
+class Away(Exception):
+    """The source cannot be reached, or is busy. The same is to be asked again, nothing is lost.
+
+    :param retry_after: seconds that it asked for.
+    """
+
+    def __init__(self, reason: str, retry_after: float = 0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class Refused(Exception):
+    """The source will have nothing to do with this worker: the login has ended, the address is wrong."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settlement:
+    """A job that is done with."""
+
+    job: Job
+    outcome: Outcome
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Beat:
+    """A heartbeat: the lease again from now, and what progress there is to tell."""
+
+    job: Job
+    progress: float | None = None
+    note: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be claimed."""
+
+    limit: int
+    types: tuple[str, ...]
+    queues: tuple[str, ...] | None = None
+    min_priority: int | None = None
+    max_priority: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Told:
+    """What the source says of one item.
+
+    :param code: ``None`` when it was taken, else that of the refusal.
+    :param held: whether the job is still this worker's.
+    """
+
+    job: Job
+    code: str | None = None
+    detail: str = ""
+    held: bool = False
+    lease_seconds: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of an exchange.
+
+    :param told: first of the settlements, then of the beats, each in the order given.
+    :param retry_after: seconds until the next claim may be worth it.
+    """
+
+    told: list[Told]
+    jobs: list[Job]
+    retry_after: float = 0
+
+
+class Source(t.Protocol):
+    """The database of an app, or a server. Each is used by one thread."""
+
+    #: What it is called in logs.
+    label: str
+    #: The most items of one list, and the most jobs of one claim.
+    most: int
+
+    def held(self) -> list[Job]:
+        """Return what this worker holds. :raises Away, Refused: when nobody answers."""
+        ...
+
+    def exchange(self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None) -> Answer:
+        """Settle, renew and claim. Asked again after :class:`Away`, it does nothing twice.
+
+        :raises Away, Refused: when nobody answers.
+        """
+        ...
+
+    def waiting(self, wish: Wish) -> int | None:
+        """Return how many jobs are there to be claimed, ``None`` when that is not to be known."""
+        ...
+
+    def tidy(self) -> float | None:
+        """Do what the source leaves to its workers; return the seconds until the next time, if any."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is open."""
+        ...
