@@ -191,6 +191,24 @@ def test_a_login_may_hold_no_more_than_is_set(make_world: MakeWorld, db_url: str
 # -- GET /claims and the hand-out again ----------------------------------------------------
 
 
+def test_reviving_late_claims_is_no_way_past_the_limit(make_world: MakeWorld, db_url: str) -> None:
+    """A heartbeat of a lapsed lease takes room like a claim; others of the same login keep theirs."""
+    world = make_world(db_url, JOBBER_MAX_OPEN_CLAIMS=2)
+    late, held = [], []
+    for kind, jobs in (("first", late), ("second", held)):
+        for _ in range(2):
+            world.enqueue(type=kind)
+        jobs += world.client("ann").claim(types=[kind], limit=2)
+        world.pass_time(0 if jobs is held else 3600)
+    refused = world.client("ann").extend(late[0])
+    assert (refused.status_code, (refused.json or {})["code"]) == (429, "too_many_claims")
+    assert world.client("ann").extend(held[0]).status_code == 200
+    assert world.client("ann").release(held[0]).status_code == 204
+    assert world.client("ann").extend(late[0]).status_code == 200
+    assert world.client("ann").extend(late[1]).status_code == 429
+    assert world.client("ann").deliver(late[1]).status_code == 200
+
+
 def test_open_claims_are_listed_to_take_them_up_again(world: World) -> None:
     """Mine, with their attempts, as they were handed out; nobody else's, and none that is over."""
     for user in ("ann", "ann", "ann", "bob"):

@@ -360,6 +360,53 @@ def test_nothing_stands_of_a_transaction_that_mariadb_has_ended(
     assert {world.job(item["id"]).state for item in items} == {State.SUCCEEDED}
 
 
+def test_a_processor_that_changes_another_job_of_its_exchange_spoils_nothing(world: World) -> None:
+    """What it did to the other one is what is true of that one."""
+
+    @world.jobber.processor("lead")
+    def process(job: t.Any, result: t.Any) -> None:
+        world.jobber.cancel(result)
+
+    for kind in ("lead", "plain", "plain"):
+        world.enqueue(type=kind)
+    ann = world.client("ann")
+    lead, *others = sorted(ann.claim(limit=3), key=lambda job: job["type"])
+    items = [{"id": job["id"], "attempt": 1, "result": others[0]["id"]} for job in (lead, *others)]
+    answer = ann.post("/exchange", {"results": items})
+    assert answer.json is not None
+    told = [(one["status"], one.get("code")) for one in answer.json["outcomes"]]
+    assert told == [(200, None), (409, "cancelled"), (200, None)]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("server", "kill"),
+    [
+        ("postgres_url", "SELECT pg_terminate_backend(pg_backend_pid())"),
+        ("mariadb_url", "KILL CONNECTION_ID()"),
+    ],
+)
+def test_a_database_that_goes_away_under_a_processor_is_busy(
+    make_world: MakeWorld, request: pytest.FixtureRequest, server: str, kill: str, wrapped: bool
+) -> None:
+    """The client keeps its result and sends it again, though the app wrapped up the error."""
+    world, broken = make_world(request.getfixturevalue(server)), [True]
+
+    @world.jobber.processor("work")
+    def process(job: t.Any, result: t.Any) -> None:
+        if broken and broken.pop():
+            try:
+                world.db.session.execute(sa.text(kill))
+            except sa.exc.DBAPIError as error:
+                if wrapped:
+                    raise RuntimeError("the app's own") from error
+                raise
+
+    ann, job = _hold(world)
+    assert ann.deliver(job, RESULT).status_code == 503
+    assert ann.deliver(job, RESULT).status_code == 200
+
+
 def test_whatever_a_processor_raises_can_be_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Texts are cut and made storable; the traceback keeps its end, where the cause stands."""
     caplog.set_level(logging.CRITICAL + 1, "flask_jobber")  # pytest-xdist dies of a lone surrogate

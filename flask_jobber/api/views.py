@@ -80,7 +80,7 @@ def show_attempt(call: Call, job_id: int, attempt: int) -> Response:
     _ATTEMPT,
     body=schemas.ExtendBody(),
     answers={200: schemas.Lease()},
-    refusals=_HELD,
+    refusals=(*_HELD, "too_many_claims"),
 )
 def extend(call: Call, job_id: int, attempt: int, **said: t.Any) -> Response:
     """Heartbeat: renew the lease from now; say how far the work is."""

@@ -8,11 +8,11 @@ import typing as t
 
 import sqlalchemy as sa
 
-from ..errors import TooManyClaims
 from . import candidates as find
 from .candidates import Levels, Wanted
 from .engines import utcnow
 from .expire import LAPSED, end_dead
+from .quota import check_room
 from .states import State, Verb
 from .store import Store, missed
 from .transition import Change, announce, record
@@ -49,7 +49,7 @@ def claim(store: Store, wanted: Wanted) -> list[Claim]:
 
     :raises TooManyClaims: when the login holds ``MAX_OPEN_CLAIMS`` jobs.
     """
-    limit = min(wanted.limit, _room(store, wanted))
+    limit = min(wanted.limit, check_room(store, wanted.locker))
     window, claims = 4 * limit + _SPARE, list[Claim]()
     for _ in range(_MOST_ROUNDS):
         wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window)
@@ -80,43 +80,6 @@ def _claim(row: sa.Row[t.Any]) -> Claim:
         lease_seconds=row.granted,
         enqueued_at=row.created_at,
     )
-
-
-def _room(store: Store, wanted: Wanted) -> int:
-    most = store.settings.max_open_claims
-    if most is None:
-        return store.settings.max_claim
-    login = wanted.locker.partition("/")[0]
-    _serialize(store, login)
-    open_claims = store.execute(store.current(_held_by_login(store, login, sa.func.count()))).scalar_one()
-    if open_claims >= most:
-        raise TooManyClaims(f"You hold {open_claims} jobs, the most that you may. Deliver or release some.")
-    return t.cast(int, most - open_claims)
-
-
-def _held_by_login(store: Store, login: str, *columns: t.Any) -> sa.Select[t.Any]:
-    c = store.jobs.c
-    # The first part lets MySQL lock a range of an index; elsewhere texts may have another order.
-    near = c.locked_by.between(f"{login}/", f"{login}0") if store.engine_name == "mysql" else sa.true()
-    on_node = sa.func.substr(c.locked_by, 1, len(login) + 1) == f"{login}/"
-    mine = sa.or_(c.locked_by == login, sa.and_(near, on_node))
-    held = sa.and_(c.state == find.word(State.LOCKED), c.locked_until > utcnow())
-    return sa.select(*columns).where(held, mine)
-
-
-def _serialize(store: Store, login: str) -> None:
-    """Let one login claim once at a time, or it would count the same room twice."""
-    if store.engine_name == "postgresql":
-        key = sa.func.hashtextextended(f"{store.jobs.name}/{login}", 0)
-        store.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
-    elif store.engine_name == "sqlite":
-        nothing = sa.update(store.jobs).where(sa.false()).values(note=None)
-        store.execute(nothing)  # takes the only write lock
-    else:
-        # The oldest row of the history, which nothing else locks; so all logins go one by one.
-        # A named lock would outlive the transaction, and nothing of one login need exist yet.
-        h = store.history.c.id
-        store.execute(sa.select(h).order_by(h).limit(1).with_for_update()).all()
 
 
 def _take(store: Store, wanted: Wanted) -> tuple[Rows, bool]:

@@ -13,7 +13,7 @@ import typing as t
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Dialect
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -191,8 +191,13 @@ def _(element: position, compiler: SQLCompiler, **kw: t.Any) -> str:
     return "strpos({}, {})".format(*_two(element, compiler, kw))
 
 
-# MySQL: too many connections, lock wait timeout, deadlock, server gone (five ways), shutdown.
-_MYSQL_TRANSIENT = {1040, 1203, 1205, 1213, 1053, 1077, 2002, 2003, 2006, 2013, 2055}
+class TransactionLost(SQLAlchemyError):
+    """The database has ended the transaction by itself: nothing of it stands."""
+
+
+# MySQL: too many connections, lock wait timeout, deadlock, a row changed since the snapshot,
+# server gone (five ways), shutdown.
+_MYSQL_TRANSIENT = {1040, 1203, 1205, 1213, 1020, 1053, 1077, 2002, 2003, 2006, 2013, 2055}
 _SQLITE_TRANSIENT = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PROTOCOL")
 # PostgreSQL: connection, transaction roll-back, resources, object in use, operator intervention.
 _SQLSTATES_TRANSIENT = ("08", "40", "53", "55", "57")
@@ -200,7 +205,7 @@ _SQLSTATES_TRANSIENT = ("08", "40", "53", "55", "57")
 
 def is_transient(error: Exception) -> bool:
     """Tell whether the same request may succeed in a while: the database is locked or away."""
-    if isinstance(error, PoolTimeoutError):
+    if isinstance(error, PoolTimeoutError | TransactionLost):
         return True
     if not isinstance(error, DBAPIError):
         return False
@@ -212,20 +217,9 @@ def is_transient(error: Exception) -> bool:
     if hasattr(cause, "sqlite_errorname"):
         return str(cause.sqlite_errorname).startswith(_SQLITE_TRANSIENT)
     if _mysql_number(error) is not None:  # its drivers may know a state too, which says less
-        return _mysql_number(error) in _MYSQL_TRANSIENT or _lost_savepoint(error)
+        return _mysql_number(error) in _MYSQL_TRANSIENT
     state = getattr(cause, "sqlstate", None)  # None: the connection was never made
     return hasattr(cause, "sqlstate") and (state is None or state.startswith(_SQLSTATES_TRANSIENT))
-
-
-def is_undone(error: Exception) -> bool:
-    """Tell whether the database has ended the whole transaction by itself, as in a deadlock."""
-    state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
-    return state.startswith("40") or _mysql_number(error) == 1213 or _lost_savepoint(error)
-
-
-def _lost_savepoint(error: Exception) -> bool:
-    # MySQL: all savepoints are gone with the transaction. Routines that are missing have the same number.
-    return _mysql_number(error) == 1305 and "SAVEPOINT" in str(error)
 
 
 def _mysql_number(error: Exception) -> int | None:

@@ -13,11 +13,12 @@ import typing as t
 
 import sqlalchemy as sa
 
-from ..errors import AlreadySettled, Cancelled, JobberError, LeaseLost, NotFound
+from ..errors import AlreadySettled, Cancelled, JobberError, LeaseLost, NotFound, TooManyClaims
 from .candidates import lapsed, word
 from .engines import utcnow
 from .payload import MAX_ID, MAX_NOTE, check_seconds, check_text
 from .process import call_on_failure
+from .quota import check_room
 from .scope import Expression, Scope
 from .states import State, Verb
 from .store import Store, missed
@@ -86,7 +87,7 @@ def _fence(store: Store, holder: Holder, one: bool) -> sa.Executable:
     c = store.jobs.c
     columns = (
         c.type, c.state, c.attempts, c.failures, c.max_attempts, c.backoff, c.lease_seconds, c.not_for,
-        c.locked_by, utcnow().label("now"),
+        c.locked_by, c.locked_until, utcnow().label("now"),
     )  # fmt: skip
     held = held_by(store, missed("locker", sa.String()), holder.scope.template)
     if one:
@@ -144,13 +145,17 @@ def settle(
         sound = {place: item for place, item in batch.items() if _checked(store, place, item, outcomes)}
         rows = fence(store, holder, list(sound.values()))
         changes, types = list[Change](), {row.id: row.type for row in rows.values()}
+        called = False
         for place, item in sound.items():
             row = rows.get((item.job_id, item.attempt))
-            if row is not None and row.type in store.types:
-                # The app's code may change any job: write what is decided, look again after.
+            calls = row is not None and row.type in store.types
+            if calls or called:
+                # The app's code may change any job: write what is decided before it, look again after.
                 finish(store, changes, types)
-                changes, rows = [], fence(store, holder, list(sound.values()))
+                rest = [item] if calls else [other for there, other in sound.items() if there >= place]
+                changes, rows = [], fence(store, holder, rest)
                 row = rows.get((item.job_id, item.attempt))
+            called = calls
             if row is None:
                 outcomes[place] = (missing or refuse)(store, holder, item)
                 continue
@@ -219,6 +224,11 @@ def extend(store: Store, holder: Holder, items: t.Sequence[Extension]) -> list[O
 
 
 def _extend(store: Store, row: Row, item: Extension) -> Decision:
+    if row.locked_until <= row.now:  # to revive it is to claim it
+        try:
+            check_room(store, row.locked_by)
+        except TooManyClaims as error:
+            return Outcome(item, error=error), None
     length = item.lease_seconds or row.lease_seconds
     values = {"locked_until": row.now + dt.timedelta(seconds=length), "lease_seconds": length}
     said = {"progress": item.progress, "note": item.note}

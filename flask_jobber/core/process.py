@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import logging
 import traceback
 import typing as t
 
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import set_committed_value
 
 from ..hooks import JobType
-from .engines import is_undone
+from .engines import TransactionLost
 from .models import JobMixin
 from .payload import MAX_ERROR_MESSAGE, MAX_ERROR_TYPE, MAX_TRACEBACK
 from .store import Store
 
 _ENDINGS = ("commit", "rollback", "close", "reset", "invalidate")
-_numbers = itertools.count(1)
+_DEPTH = "jobber_calls"
 logger = logging.getLogger("flask_jobber")
 
 
@@ -80,31 +80,44 @@ def _load(store: Store, job_id: int) -> JobMixin:
 
 
 def _call(store: Store, function: t.Callable[..., t.Any], *args: t.Any) -> Exception | None:
-    mark = _mark(store)
-    savepoint = store.session.begin_nested()
-    try:
-        with _kept_open(store.session):
-            function(*args)
-            store.session.flush()
-        savepoint.commit()
-    except Exception as error:
-        if is_undone(error):  # the whole transaction is to be done again
-            raise
-        savepoint.rollback()
-        store.connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {mark}")
-        return error
+    with _marked(store) as mark:
+        savepoint = store.session.begin_nested()
+        try:
+            with _kept_open(store.session):
+                function(*args)
+                store.session.flush()
+            savepoint.commit()
+        except Exception as error:
+            _undo(store, savepoint, mark, error)
+            return error
     return None
 
 
-def _mark(store: Store) -> str:
-    """Set a savepoint that the session knows nothing of.
+@contextlib.contextmanager
+def _marked(store: Store) -> t.Iterator[str]:
+    """Set a savepoint that the session knows nothing of; one processor may lead to another.
 
-    Its own it takes for gone once an error has passed it, though the app's code may have
-    caught that error. And with a transaction that the database has ended, this one is gone.
+    The session takes its own for gone once an error has passed it, though the app's code
+    may have caught that error.
     """
-    mark = f"jobber_call_{next(_numbers)}"
-    store.connection.exec_driver_sql(f"SAVEPOINT {mark}")
-    return mark
+    depth = store.session.info.get(_DEPTH, 0)
+    store.session.info[_DEPTH] = depth + 1
+    mark = f"jobber_call_{depth}"
+    try:
+        store.connection.exec_driver_sql(f"SAVEPOINT {mark}")
+        yield mark
+        store.connection.exec_driver_sql(f"RELEASE SAVEPOINT {mark}")
+    finally:
+        store.session.info[_DEPTH] = depth
+
+
+def _undo(store: Store, savepoint: SessionTransaction, mark: str, error: Exception) -> None:
+    """Undo what a call has done. :raises TransactionLost: when all is undone, by a deadlock or worse."""
+    try:
+        savepoint.rollback()
+        store.connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {mark}")
+    except SQLAlchemyError:
+        raise TransactionLost("The database has ended the transaction of a processor.") from error
 
 
 @contextlib.contextmanager
