@@ -28,7 +28,7 @@ class Settings:
     max_backoff_seconds: float = 86_400
     #: ``"accept"``: a lapsed holder may still deliver until the job is claimed again.
     late_results: t.Literal["accept", "reject"] = "accept"
-    #: Whether a client's ``permanent`` failure ends the job.
+    #: Whether a client's failure that says ``permanent`` or ``cancel`` ends the job.
     trust_failures: bool = True
     #: Calls of a broken processor, the first included, before the job ends ``failed``.
     processor_attempts: int = 10

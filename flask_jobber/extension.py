@@ -313,14 +313,17 @@ class Jobber:
         *,
         permanent: bool = False,
         retry_seconds: Length | None = None,
+        cancel: bool = False,
     ) -> State:
         """Report that the work failed; return the job's state then.
 
         :param error: an exception, or ``{type, message, traceback}``.
+        :param permanent: end it ``failed`` now.
+        :param cancel: end it ``cancelled``, with the error as the reason and no failure counted.
         :raises: as :meth:`deliver`.
         """
         said = describe(error) if isinstance(error, BaseException) else error
-        item = settle.Failure(job_id, attempt, said, permanent, _seconds(retry_seconds))
+        item = settle.Failure(job_id, attempt, said, permanent, _seconds(retry_seconds), cancel)
         return t.cast(State, self._settle(settle.fail, locker, item).state)
 
     def extend(

@@ -629,6 +629,17 @@ def test_failures_are_counted_and_told(live: Live) -> None:
     assert told == ["broke", "no use"]
 
 
+def test_a_failure_may_call_the_job_off(live: Live) -> None:
+    """Alone and in an exchange; no failure is counted."""
+    ids = [live.world.enqueue() for _ in range(2)]
+    ann = live.client()
+    first, second = ann.claim(limit=2)
+    assert ann.fail(first, "not wanted", cancel=True) == "cancelled"
+    (outcome,) = ann.exchange(failures=[(second, "not wanted", False, None, True)]).outcomes
+    assert (outcome.status, outcome.state) == (200, "cancelled")
+    assert [(job.state, job.failures) for job in map(ann.job, ids)] == [("cancelled", 0)] * 2
+
+
 def test_extends_and_tells_how_far_it_is(live: Live) -> None:
     """Without a length the last one again."""
     job_id = live.world.enqueue()

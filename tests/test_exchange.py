@@ -138,6 +138,7 @@ def outcomes_of(
         "results failed": ("results", {"result": 1}, held("release", max_attempts=1)),
         "results submitted": ("results", {"result": 1}, held("broken")),
         "failures permanent": ("failures", {**ERROR, "permanent": True}, held()),
+        "failures that cancel": ("failures", {**ERROR, "cancel": True}, held()),
         "failures at the limit": ("failures", ERROR, held(max_attempts=1)),
         "failures without an error": ("failures", {}, held()),
         "failures with a NUL": ("failures", {"error": {"type": "E", "message": "\0"}}, held()),

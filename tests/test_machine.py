@@ -90,6 +90,9 @@ class Model:
         spent = permanent or self.failures >= self.max_attempts
         self.let_go("failed" if spent else "scheduled", None if spent else now + LENGTH)
 
+    def call_off(self) -> None:
+        self.state = "cancelled"
+
 
 Refusal = type[JobberError] | None
 #: Locker, job, attempt.
@@ -181,14 +184,14 @@ class Machine(RuleBasedStateMachine):
             job.state, job.result, job.delivered = "succeeded", result, True
 
     def _fail(self, data: st.DataObject, job: Model, refusal: Refusal, key: Key) -> None:
-        permanent = data.draw(st.booleans(), "permanent")
+        permanent, cancel = data.draw(st.sampled_from([(False, False), (True, False), (True, True)]), "how")
         who, _, attempt = key
         same = refusal is LeaseLost and job.failed_by == (attempt, who) and job.state != "cancelled"
         same = same and attempt == job.attempts
         if refusal is None:
-            job.fail(self.clock, permanent)
+            job.call_off() if cancel else job.fail(self.clock, permanent)
         with self._expect(None if same else refusal):
-            assert self.jobber.fail(*key, ERROR, permanent=permanent) == job.state
+            assert self.jobber.fail(*key, ERROR, permanent=permanent, cancel=cancel) == job.state
 
     def _release(self, data: st.DataObject, job: Model, refusal: Refusal, key: Key) -> None:
         later = data.draw(st.booleans(), "later")

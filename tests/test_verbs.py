@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
 from conftest import MakeWorld
-from flask_jobber import IllegalTransition, Invalid, NotFound, State
+from flask_jobber import IllegalTransition, Invalid, NotFound, State, job_cancelled
 from flask_jobber.core import scope as scopes
 from flask_jobber.core.candidates import Wanted
 from flask_jobber.core.claim import claim
@@ -390,6 +390,39 @@ def test_a_permanent_failure_is_honoured_if_clients_are_trusted(make_world: Make
     job = _hold(world)
 
     assert _said(world.client("ann").fail(job, permanent=True))["state"] == "scheduled"
+
+
+def test_a_failure_may_call_the_job_off(world: World) -> None:
+    """It ends cancelled with the error as the reason, nothing is counted, and its key is free again."""
+    ann = world.client("ann")
+    job = _hold(world, unique_key="one", max_attempts=1)
+    heard: list[str] = []
+
+    def hear(sender: t.Any, **facts: t.Any) -> None:
+        heard.append(facts["locker"])
+
+    with job_cancelled.connected_to(hear):
+        assert _said(ann.fail(job, "gone", cancel=True)) == {"state": "cancelled", "run_at": None}
+
+    after = world.job(job["id"])
+    assert (after.state, after.failures, after.unique_key) == ("cancelled", 0, None)
+    assert after.finished_at is not None
+    row, rows = stored(world, job["id"])
+    assert (rows[-1]["from_state"], rows[-1]["reason"], rows[-1]["locker"]) == ("locked", "fail", "user_ann")
+    assert rows[-1]["error"]["message"] == "gone"
+    assert heard == ["user_ann"]
+    for again in (ann.fail(job, "gone", cancel=True), ann.fail(job), ann.deliver(job, 1), ann.extend(job)):
+        assert _said(again, 409)["code"] == "cancelled"
+    assert stored(world, job["id"]) == (row, rows)
+
+
+def test_who_is_not_trusted_cancels_nothing(make_world: MakeWorld, db_url: str) -> None:
+    """Without ``TRUST_FAILURES`` it is a failure like any other."""
+    world = make_world(db_url, JOBBER_TRUST_FAILURES=False)
+    job = _hold(world)
+
+    assert _said(world.client("ann").fail(job, cancel=True))["state"] == "scheduled"
+    assert world.job(job["id"]).failures == 1
 
 
 @pytest.mark.parametrize(("asked", "least", "most"), [(1, 3, 4), (500, 500, 501), (9e8, 1000, 1001)])

@@ -134,6 +134,10 @@ class FailureBody(Schema):
     error = fields.Nested(ErrorBody, required=True)
     permanent = Bool(load_default=False)
     retry_seconds = Number(validate=validate.Range(0))
+    cancel = Bool(
+        load_default=False,
+        metadata={"description": "Nobody is to do it: the job ends cancelled, no failure is counted."},
+    )
 
 
 class ReleaseBody(Schema):

@@ -126,10 +126,14 @@ def delivery(result: JSON, extras: t.Mapping[str, t.Any] | None = None) -> dict[
 
 
 def failure(
-    error: BaseException | str, permanent: bool = False, retry_seconds: float | None = None
+    error: BaseException | str,
+    permanent: bool = False,
+    retry_seconds: float | None = None,
+    cancel: bool = False,
 ) -> dict[str, t.Any]:
     said = _describe(error) if isinstance(error, BaseException) else {"type": "Error", "message": _cut(error)}
-    return {"error": said, "permanent": permanent} | given(retry_seconds=retry_seconds)
+    # What an older server does not know is not said without need.
+    return {"error": said, "permanent": permanent} | given(retry_seconds=retry_seconds, cancel=cancel or None)
 
 
 def _describe(error: BaseException) -> dict[str, str]:

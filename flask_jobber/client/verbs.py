@@ -46,7 +46,12 @@ if t.TYPE_CHECKING:
 
 #: What an exchange takes: the arguments of deliver and of fail.
 Result = tuple[ClaimedJob, JSON] | tuple[ClaimedJob, JSON, t.Mapping[str, t.Any]]
-Failure = tuple[ClaimedJob, BaseException | str] | tuple[ClaimedJob, BaseException | str, bool]
+Failure = (
+    tuple[ClaimedJob, BaseException | str]
+    | tuple[ClaimedJob, BaseException | str, bool]
+    | tuple[ClaimedJob, BaseException | str, bool, float | None]
+    | tuple[ClaimedJob, BaseException | str, bool, float | None, bool]
+)
 
 
 class JobberClient:
@@ -147,15 +152,17 @@ class JobberClient:
         error: BaseException | str,
         permanent: bool = False,
         retry_seconds: float | None = None,
+        cancel: bool = False,
     ) -> str:
-        """Report a failure; return the job's state: ``scheduled`` for another try, or ``failed``.
+        """Report a failure; return the state: ``scheduled`` for another try, ``failed`` or ``cancelled``.
 
         :param error: an exception, told with its traceback, or a text.
         :param permanent: trying again is no use.
         :param retry_seconds: a lower bound on the wait before the next try.
+        :param cancel: nobody is to do it: the job ends cancelled, no failure is counted.
         :raises LeaseLost, Cancelled, AlreadySettled, NotFound: when the job is not held, or no more.
         """
-        body = failure(error, permanent, retry_seconds)
+        body = failure(error, permanent, retry_seconds, cancel)
         state: str = self._transport.call(FAIL, job.id, job.attempt, body=body)["state"]
         return state
 
@@ -199,7 +206,7 @@ class JobberClient:
         When an answer was lost, the repetition tells ``lease_lost`` of releases that were done.
 
         :param results: ``(job, result)`` or ``(job, result, extras)``.
-        :param failures: ``(job, error)`` or ``(job, error, permanent)``.
+        :param failures: ``(job, error)``, and in this order what else :meth:`fail` takes.
         :param claim: the arguments of :meth:`claim`; ``{}`` claims one job of any type.
         :raises Invalid: when the whole is not as the server wants it; then nothing was done.
         """

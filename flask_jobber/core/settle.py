@@ -190,11 +190,13 @@ class Failure(Item):
 
     :param permanent: trying again is no use.
     :param retry_seconds: a lower bound on the back-off.
+    :param cancel: nobody is to do the job: it ends cancelled, with the error as the reason.
     """
 
     error: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
     permanent: bool = False
     retry_seconds: float | None = None
+    cancel: bool = False
 
     def check(self, store: Store) -> None:
         check_error(self.error)
@@ -208,10 +210,19 @@ def fail(store: Store, holder: Holder, items: t.Sequence[Failure]) -> list[Outco
 
 
 def _fail(store: Store, row: Row, item: Failure) -> Decision:
+    if item.cancel and store.settings.trust_failures:
+        return _call_off(row, item)
     permanent = item.permanent and store.settings.trust_failures
     state, values = _failed_once(store, row, least=item.retry_seconds or 0, permanent=permanent)
     change = change_of(row, Verb.FAIL, state, item, values, check_error(item.error))
     return Outcome(item, state, run_at=values.get("run_at")), change
+
+
+def _call_off(row: Row, item: Failure) -> Decision:
+    # Who held it stays, as when an operator cancels: told again, it hears "cancelled".
+    values = ended(row.now) | {"locked_until": None, "lease_seconds": None}
+    change = change_of(row, Verb.FAIL, State.CANCELLED, item, values, check_error(item.error))
+    return Outcome(item, State.CANCELLED), change
 
 
 def _repeat_failure(store: Store, holder: Holder, item: Failure) -> Outcome:

@@ -56,7 +56,7 @@ TRANSITIONS: t.Mapping[Verb, Transition] = {
         Transition(
             Verb.DELIVER, _HELD, frozenset({State.SUCCEEDED, State.SUBMITTED, State.SCHEDULED, State.FAILED})
         ),
-        Transition(Verb.FAIL, _HELD, frozenset({State.SCHEDULED, State.FAILED})),
+        Transition(Verb.FAIL, _HELD, frozenset({State.SCHEDULED, State.FAILED, State.CANCELLED})),
         Transition(Verb.RELEASE, _HELD, POOL),
         Transition(Verb.LAPSE, _HELD, frozenset({State.QUEUED, State.FAILED})),
         Transition(Verb.EXPIRE, POOL | _HELD, frozenset({State.EXPIRED})),

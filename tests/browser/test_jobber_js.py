@@ -243,6 +243,16 @@ def test_a_permanent_error_ends_the_job(site: Site, tab: Tab) -> None:
     site.wait(job_id, state="failed", failures=1)
 
 
+def test_an_error_may_call_the_job_off(site: Site, tab: Tab) -> None:
+    """It says itself that nobody is to do it; a ``cancel`` that is not ``true`` says nothing."""
+    off, on = site.enqueue("fragile", {"cancel": True}), site.enqueue("fragile", {"cancel": {}})
+
+    tab.start(types=["fragile"])
+
+    site.wait(off, state="cancelled", failures=0)
+    site.wait(on, state="scheduled", failures=1)
+
+
 def test_a_result_that_is_not_json_fails_the_job(site: Site, tab: Tab) -> None:
     """What cannot be sent is the handler's fault."""
     job_id = site.enqueue("unspeakable")

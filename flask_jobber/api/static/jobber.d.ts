@@ -35,8 +35,8 @@ export type Report = (progress?: number, note?: string) => void;
  * Do a job; what is returned (JSON, `undefined` for null) is delivered as its result.
  *
  * An error that is thrown fails the job, which the server offers again later. It may carry `permanent: true` (do not
- * try again) and `retrySeconds` (not before). A result that the server wants corrected means another call with
- * `job.rejection`; after four refused results the job is failed.
+ * try again), `retrySeconds` (not before) and `cancel: true` (nobody is to do it: the job ends cancelled). A result that
+ * the server wants corrected means another call with `job.rejection`; after four refused results the job is failed.
  *
  * The signal is aborted when the job is lost or given back: stop then, whatever is returned is dropped. The place of
  * the job is free for another one when the handler has ended.

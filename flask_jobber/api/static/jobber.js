@@ -497,7 +497,9 @@ function failure(error) {
   const type = error?.name ?? "Error";
   const message = String(error?.message ?? error);
   const { stack: traceback, permanent, retrySeconds: retry_seconds } = error ?? {};
-  return { error: { type, message, traceback }, permanent, retry_seconds };
+  // Errors of other libraries may have a cancel() of their own.
+  const cancel = error?.cancel === true || undefined;
+  return { error: { type, message, traceback }, permanent, retry_seconds, cancel };
 }
 
 async function ask(url, request) {
