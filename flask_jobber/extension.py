@@ -271,10 +271,13 @@ class Jobber:
         queues: t.Sequence[str] | None = None,
         limit: int = 1,
         lease_seconds: Length | None = None,
+        min_priority: int | None = None,
+        max_priority: int | None = None,
     ) -> list[Claim]:
         """Hand out up to ``limit`` jobs to a locker, whatever the scope hook says.
 
-        :raises Invalid: for bad names, or a limit or lease over its bound.
+        :param min_priority: of this priority at least; ``max_priority``: at most.
+        :raises Invalid: for bad names, a limit or lease over its bound, or priorities out of order.
         :raises TooManyClaims: when the locker holds ``MAX_OPEN_CLAIMS``.
         """
         store = self.store()
@@ -284,8 +287,11 @@ class Jobber:
                 "lease_seconds", lease_seconds, store.settings.max_lease_seconds
             )
         payload.check_locker(locker)
+        payload.check_priorities(min_priority, max_priority)
         names = _names("types", types), _names("queues", queues)
-        return claim_verbs.claim(store, Wanted(locker, _EVERYTHING, *names, lease_seconds, limit=limit))
+        bounds = min_priority, max_priority
+        wanted = Wanted(locker, _EVERYTHING, *names, *bounds, lease_seconds=lease_seconds, limit=limit)
+        return claim_verbs.claim(store, wanted)
 
     def deliver(
         self,

@@ -206,6 +206,35 @@ def test_levels_of_scheduled_jobs_are_walked_one_by_one(world: World) -> None:
     assert claim_within_bounds(world.client("ann"), world)["id"] == due[0]
 
 
+@pytest.mark.parametrize("kind", ["queued", "scheduled", "not due"])
+def test_priorities_out_of_bounds_cost_nothing(world: World, kind: str) -> None:
+    """Mine are found between any number of those above the bounds and below."""
+    run_at, state = (LATER, "scheduled") if kind == "not due" else (NOW, kind)
+    for priority in (9, 1):
+        fill(world, state=state, run_at=run_at, priority=priority)
+    mine = [world.enqueue("work", priority=5) for _ in range(3)]
+    settle_statistics(world)
+    ann, bounds = world.client("ann"), {"min_priority": 3, "max_priority": 7}
+    assert claim_within_bounds(ann, world, **bounds)["id"] == mine[0]
+    assert claim_within_bounds(ann, world, **bounds, types=["work"])["id"] == mine[1]
+    bounds["min_priority"], empty = 6, list[t.Any]()
+    work = cost(world, lambda: empty.extend(ann.claim(**bounds)))
+    assert (empty, work.amount <= work.bound) == ([], True), (work.amount, work.plans)
+
+
+def test_levels_out_of_bounds_are_not_walked(world: World) -> None:
+    """However many there are above."""
+    waiting = {"type": "work", "state": "scheduled", "max_attempts": 10, "run_at": LATER}
+    with world.session() as session:
+        jobs = [{**waiting, "priority": 100 + number % 500} for number in range(5000)]
+        session.execute(sa.insert(world.Job.__table__), jobs)
+    due = [world.enqueue("rare", run_at=NOW + dt.timedelta(hours=1), priority=1) for _ in range(2)]
+    with world.session() as session:
+        session.execute(sa.update(world.Job).where(world.Job.id.in_(due)).values(run_at=NOW))
+    settle_statistics(world)
+    assert claim_within_bounds(world.client("ann"), world, max_priority=99)["id"] == due[0]
+
+
 def test_no_call_reads_the_whole_table(world: World) -> None:
     """Nor does tidying, when there is nothing to tidy."""
     for columns in (IN_THE_WAY["finished"], IN_THE_WAY["held"], IN_THE_WAY["of others"]):

@@ -618,6 +618,15 @@ def test_a_broken_processor_is_no_trouble_of_the_clients(live: Live) -> None:
     assert ann.deliver(ann.claim()[0], 1) == "submitted"
 
 
+def test_claims_between_priorities(live: Live) -> None:
+    """Alone and in an exchange."""
+    for priority in (1, 5, 9):
+        live.world.enqueue(priority=priority)
+    ann = live.client()
+    assert [job.priority for job in ann.claim(limit=9, min_priority=2, max_priority=8)] == [5]
+    assert [job.priority for job in ann.exchange(claim={"max_priority": 2}).jobs] == [1]
+
+
 def test_failures_are_counted_and_told(live: Live) -> None:
     """First another try, then, when that is no use, the end."""
     job_id = live.world.enqueue()

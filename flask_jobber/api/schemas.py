@@ -111,6 +111,8 @@ class ClaimBody(Schema):
     )
     lease_seconds = Number(validate=validate.Range(0, min_inclusive=False))
     wait_seconds = Number(load_default=0.0, validate=validate.Range(0))
+    min_priority = fields.Integer(strict=True)
+    max_priority = fields.Integer(strict=True)
 
 
 class ExtendBody(Schema):

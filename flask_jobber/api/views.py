@@ -47,14 +47,18 @@ def take(
     types: list[str] | None = None,
     queues: list[str] | None = None,
     lease_seconds: float | None = None,
+    min_priority: int | None = None,
+    max_priority: int | None = None,
 ) -> list[Claim]:
     """Claim what a request asks for. It answers at once, however long it would wait."""
     store, identity = call.store, call.identity
     payload.check_int("limit", limit, 1, call.settings.max_claim)
     if lease_seconds is not None:
         payload.check_seconds("lease_seconds", lease_seconds, call.settings.max_lease_seconds)
+    payload.check_priorities(min_priority, max_priority)
     names = _distinct(types), _distinct(queues)
-    wanted = Wanted(identity.locker, identity.scope, *names, lease_seconds, limit=limit)
+    asked = (*names, min_priority, max_priority)
+    wanted = Wanted(identity.locker, identity.scope, *asked, lease_seconds=lease_seconds, limit=limit)
     return claim_verbs.claim(store, wanted)
 
 

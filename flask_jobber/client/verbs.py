@@ -111,17 +111,21 @@ class JobberClient:
         queues: t.Sequence[str] | None = None,
         lease_seconds: float | None = None,
         wait_seconds: float | None = None,
+        min_priority: int | None = None,
+        max_priority: int | None = None,
     ) -> list[ClaimedJob]:
         """Claim up to ``limit`` jobs; an empty list when there is none.
 
         :param types: of these types only; ``None`` for any.
         :param lease_seconds: how long to hold them; ``None`` leaves it to the server.
         :param wait_seconds: how long the server may wait for a job to come.
+        :param min_priority: of this priority at least; ``max_priority``: at most.
         :raises Invalid: when the server does not take an argument.
         :raises TooManyClaims: when this login holds as many as it may, for all of ``patience``.
         """
         lengths = given(lease_seconds=lease_seconds, wait_seconds=wait_seconds)
-        body = given(types=types, queues=queues, limit=limit) | lengths
+        priorities = given(min_priority=min_priority, max_priority=max_priority)
+        body = given(types=types, queues=queues, limit=limit) | lengths | priorities
         return claimed(self._transport.call(CLAIM, body=body, timeout=self._patient(wait_seconds)))
 
     def _patient(self, wait_seconds: float | None) -> float:

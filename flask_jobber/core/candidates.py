@@ -47,6 +47,7 @@ Levels = dict[int, list[int] | None] | None
 class Wanted:
     """Whose claim it is and what it asks for.
 
+    :param min_priority: of this priority at least; ``max_priority``: at most.
     :param lease_seconds: the length it asks for, of its own.
     :param now: the present moment, by the database's clock when it is ``None``.
     :param limit: how many jobs.
@@ -56,6 +57,8 @@ class Wanted:
     scope: Scope
     types: tuple[str, ...] | None = None
     queues: tuple[str, ...] | None = None
+    min_priority: int | None = None
+    max_priority: int | None = None
     lease_seconds: float | None = None
     now: dt.datetime | None = None
     limit: int = 1
@@ -71,6 +74,8 @@ class Wanted:
             *lengths,
             self.lease_seconds is None,
             self.now is None,
+            self.min_priority is None,
+            self.max_priority is None,
             self.limit,
             self.window,
         )
@@ -80,6 +85,8 @@ class Wanted:
         names = names_of(self.locker)
         given = {
             "locker": self.locker,
+            "least": self.min_priority,
+            "most": self.max_priority,
             "lease": store.settings.lease_seconds if self.lease_seconds is None else self.lease_seconds,
             **self.scope.values,
             **_numbered("name", names),
@@ -209,7 +216,7 @@ def read_levels(store: Store, wanted: Wanted) -> Levels:
         return None
     values, places = wanted.values(store), range(_count_branches(wanted))
     levels: dict[int, list[int]] = {place: [] for place in places}
-    below = dict.fromkeys(places, 2**31)
+    below = dict.fromkeys(places, 2**31 if wanted.max_priority is None else wanted.max_priority + 1)
     for _ in range(_MOST_LEVELS):
         bounds = {f"below_{place}": below.get(place, -(2**31)) for place in places}
         rows = store.run(("below", wanted.key), lambda: _next_levels(store, wanted), values | bounds).all()
@@ -231,9 +238,8 @@ def _next_level(store: Store, wanted: Wanted, place: int, branch: Branch) -> sa.
     c = store.jobs.c
     scheduled = (*branch.lead, c.state == word(State.SCHEDULED))
     lower = c.priority < missed(f"below_{place}", sa.BigInteger())
-    look = (
-        sa.select(c.priority).where(*scheduled, lower).order_by(c.priority.desc()).limit(number(1)).subquery()
-    )
+    levels = sa.select(c.priority).where(*scheduled, lower, *_least(store, wanted))
+    look = levels.order_by(c.priority.desc()).limit(number(1)).subquery()
     due = sa.exists().where(*scheduled, c.priority == look.c.priority, c.run_at <= wanted.clock)
     return sa.select(number(place).label("place"), look.c.priority, due.label("due"))
 
@@ -270,7 +276,7 @@ def _scheduled_parts(
     store: Store, wanted: Wanted, branch: Branch, place: int, levels: Levels
 ) -> t.Iterator[sa.Select[t.Any]]:
     if levels is None:
-        level = _level(store, branch)
+        level = _level(store, wanted, branch)
         here = _scheduled_part(store, wanted, branch, level.c.priority).lateral()
         walk = sa.select(here).select_from(level.join(here, sa.true()))
         yield walk.limit(number(wanted.window))
@@ -282,15 +288,16 @@ def _scheduled_parts(
         yield _scheduled_part(store, wanted, branch, missed(f"level_{place}_{step}", sa.Integer()))
 
 
-def _level(store: Store, branch: Branch) -> sa.CTE:
-    """Walk down the priorities of scheduled jobs; the last row is NULL."""
+def _level(store: Store, wanted: Wanted, branch: Branch) -> sa.CTE:
+    """Walk down the wanted priorities of scheduled jobs; the last row is NULL."""
     c = store.jobs.c
-    scheduled = (*branch.lead, c.state == word(State.SCHEDULED))
+    scheduled = (*branch.lead, c.state == word(State.SCHEDULED), *_least(store, wanted))
     # Not max(priority), for which an IS NULL would be read to its end.
     highest = (
         sa.select(c.priority).where(*scheduled).order_by(*branch.order, c.priority.desc()).limit(number(1))
     )
-    level = sa.select(highest.scalar_subquery().label("priority")).cte(recursive=True)
+    first = highest.where(*_most(store, wanted)).scalar_subquery()
+    level = sa.select(first.label("priority")).cte(recursive=True)
     lower = highest.where(c.priority < level.c.priority)
     return level.union_all(
         sa.select(lower.scalar_subquery()).select_from(level).where(level.c.priority.is_not(None))
@@ -324,7 +331,17 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
         conditions.append(_among(c.type, "type", wanted.types))
     if wanted.queues is not None:
         conditions.append(_among(c.queue, "queue", wanted.queues))
-    return tuple(conditions)
+    return (*conditions, *_least(store, wanted), *_most(store, wanted))
+
+
+def _least(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
+    bound = missed("least", sa.Integer())
+    return () if wanted.min_priority is None else (store.jobs.c.priority >= bound,)
+
+
+def _most(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
+    bound = missed("most", sa.Integer())
+    return () if wanted.max_priority is None else (store.jobs.c.priority <= bound,)
 
 
 def _among(column: sa.Column[t.Any], name: str, values: tuple[str, ...]) -> Expression:

@@ -101,6 +101,14 @@ def check_int(field: str, value: object, least: int = -_MAX_INT, most: int = _MA
     return value
 
 
+def check_priorities(least: object, most: object) -> None:
+    """Refuse bounds of a claim between which there is nothing; ``None`` is no bound."""
+    given = {"min_priority": least, "max_priority": most}
+    bounds = [check_int(field, value) for field, value in given.items() if value is not None]
+    if bounds != sorted(bounds):
+        raise Invalid({"max_priority": ["This is less than min_priority."]})
+
+
 def check_seconds(field: str, value: object, most: float, *, zero: bool = False) -> float:
     """Return a length in seconds, given as a number or a timedelta."""
     if isinstance(value, dt.timedelta):
