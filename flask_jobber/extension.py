@@ -28,7 +28,7 @@ from .core.candidates import Wanted
 from .core.claim import Claim
 from .core.models import HistoryMixin, JobMixin, make_history, make_job
 from .core.process import describe
-from .core.scope import read as read_scope
+from .core.scope import EVERYTHING
 from .core.states import State
 from .core.store import Store
 from .errors import Invalid, SetupError
@@ -39,7 +39,6 @@ logger = logging.getLogger("flask_jobber")
 F = t.TypeVar("F", bound=Function)
 #: Seconds.
 Length = float | dt.timedelta
-_EVERYTHING = read_scope(sa.true())
 
 
 class Tidied(t.NamedTuple):
@@ -290,7 +289,7 @@ class Jobber:
         payload.check_priorities(min_priority, max_priority)
         names = _names("types", types), _names("queues", queues)
         bounds = min_priority, max_priority
-        wanted = Wanted(locker, _EVERYTHING, *names, *bounds, lease_seconds=lease_seconds, limit=limit)
+        wanted = Wanted(locker, EVERYTHING, *names, *bounds, lease_seconds=lease_seconds, limit=limit)
         return claim_verbs.claim(store, wanted)
 
     def deliver(
@@ -353,7 +352,7 @@ class Jobber:
     def _settle(
         self, verb: t.Callable[..., list[hold.Outcome]], locker: str, item: hold.Item
     ) -> hold.Outcome:
-        holder = hold.Holder(payload.check_locker(locker), _EVERYTHING)
+        holder = hold.Holder(payload.check_locker(locker), EVERYTHING)
         outcome = verb(self.store(), holder, [item])[0]
         if outcome.error is not None:
             raise outcome.error
@@ -364,14 +363,14 @@ class Jobber:
 
         :raises NotFound, IllegalTransition: when it cannot be.
         """
-        cancel_verbs.cancel(self.store(), _id(job), _EVERYTHING.expression)
+        cancel_verbs.cancel(self.store(), _id(job), EVERYTHING.expression)
 
     def retry(self, job: t.Any) -> None:
         """Give an ended job, or the one with this id, another life.
 
         :raises NotFound, IllegalTransition: when it cannot be.
         """
-        cancel_verbs.retry(self.store(), _id(job), _EVERYTHING.expression)
+        cancel_verbs.retry(self.store(), _id(job), EVERYTHING.expression)
 
     def expire(self, limit: int = 1000) -> int:
         """End jobs that are exhausted or past their ``expires_at``; return how many."""

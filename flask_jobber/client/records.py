@@ -117,7 +117,17 @@ def given(**fields: t.Any) -> dict[str, t.Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def name(job: ClaimedJob) -> dict[str, int]:
+class Held(t.Protocol):
+    """Whatever tells which hand-out of which job it is."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+
+def name(job: Held) -> dict[str, int]:
     return {"id": job.id, "attempt": job.attempt}
 
 
@@ -126,14 +136,20 @@ def delivery(result: JSON, extras: t.Mapping[str, t.Any] | None = None) -> dict[
 
 
 def failure(
-    error: BaseException | str,
+    error: BaseException | str | t.Mapping[str, t.Any],
     permanent: bool = False,
     retry_seconds: float | None = None,
     cancel: bool = False,
 ) -> dict[str, t.Any]:
-    said = _describe(error) if isinstance(error, BaseException) else {"type": "Error", "message": _cut(error)}
+    said = _said(error)
     # What an older server does not know is not said without need.
     return {"error": said, "permanent": permanent} | given(retry_seconds=retry_seconds, cancel=cancel or None)
+
+
+def _said(error: BaseException | str | t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    if isinstance(error, BaseException):
+        return _describe(error)
+    return {"type": "Error", "message": _cut(error)} if isinstance(error, str) else dict(error)
 
 
 def _describe(error: BaseException) -> dict[str, str]:

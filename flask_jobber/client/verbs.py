@@ -12,6 +12,7 @@ from .records import (
     JSON,
     ClaimedJob,
     Exchange,
+    Held,
     HistoryRow,
     Job,
     claimed,
@@ -44,13 +45,14 @@ from .work import Handler, Loop
 if t.TYPE_CHECKING:
     from httpx2._types import AuthTypes, CookieTypes, HeaderTypes
 
-#: What an exchange takes: the arguments of deliver and of fail.
-Result = tuple[ClaimedJob, JSON] | tuple[ClaimedJob, JSON, t.Mapping[str, t.Any]]
+#: What an exchange takes: a job, and in their order the arguments of deliver and of fail.
+Result = tuple[Held, JSON] | tuple[Held, JSON, t.Mapping[str, t.Any] | None]
+Failed = BaseException | str | t.Mapping[str, t.Any]
 Failure = (
-    tuple[ClaimedJob, BaseException | str]
-    | tuple[ClaimedJob, BaseException | str, bool]
-    | tuple[ClaimedJob, BaseException | str, bool, float | None]
-    | tuple[ClaimedJob, BaseException | str, bool, float | None, bool]
+    tuple[Held, Failed]
+    | tuple[Held, Failed, bool]
+    | tuple[Held, Failed, bool, float | None]
+    | tuple[Held, Failed, bool, float | None, bool]
 )
 
 
@@ -153,14 +155,14 @@ class JobberClient:
     def fail(
         self,
         job: ClaimedJob,
-        error: BaseException | str,
+        error: Failed,
         permanent: bool = False,
         retry_seconds: float | None = None,
         cancel: bool = False,
     ) -> str:
         """Report a failure; return the state: ``scheduled`` for another try, ``failed`` or ``cancelled``.
 
-        :param error: an exception, told with its traceback, or a text.
+        :param error: an exception, told with its traceback, a text, or ``{type, message, traceback}``.
         :param permanent: trying again is no use.
         :param retry_seconds: a lower bound on the wait before the next try.
         :param cancel: nobody is to do it: the job ends cancelled, no failure is counted.
@@ -201,8 +203,8 @@ class JobberClient:
         *,
         results: t.Iterable[Result] = (),
         failures: t.Iterable[Failure] = (),
-        extensions: t.Iterable[ClaimedJob] = (),
-        releases: t.Iterable[ClaimedJob] = (),
+        extensions: t.Iterable[Held | tuple[Held, t.Mapping[str, t.Any]]] = (),
+        releases: t.Iterable[Held | tuple[Held, float]] = (),
         claim: t.Mapping[str, t.Any] | None = None,
     ) -> Exchange:
         """Settle many jobs and claim the next in one round trip. A refused item spoils no other.
@@ -211,14 +213,16 @@ class JobberClient:
 
         :param results: ``(job, result)`` or ``(job, result, extras)``.
         :param failures: ``(job, error)``, and in this order what else :meth:`fail` takes.
+        :param extensions: jobs, or ``(job, {"progress": …, "note": …, "lease_seconds": …})``.
+        :param releases: jobs, or ``(job, delay_seconds)``.
         :param claim: the arguments of :meth:`claim`; ``{}`` claims one job of any type.
         :raises Invalid: when the whole is not as the server wants it; then nothing was done.
         """
         body = {
             "results": [name(job) | delivery(*rest) for job, *rest in results],
             "failures": [name(job) | failure(*rest) for job, *rest in failures],
-            "extensions": [name(job) for job in extensions],
-            "releases": [name(job) for job in releases],
+            "extensions": [name(job) | given(**said) for job, said in _pairs(extensions, {})],
+            "releases": [name(job) | given(delay_seconds=delay) for job, delay in _pairs(releases, None)],
         } | given(claim=claim)
         timeout = self._patient((claim or {}).get("wait_seconds"))
         return exchanged(self._transport.call(EXCHANGE, body=body, timeout=timeout))
@@ -326,6 +330,10 @@ class JobberClient:
         :raises ClientError: what is not ``retryable``: the login has ended, ….
         """
         return Loop(self, self._transport, handlers).run(until_empty, stop or threading.Event())
+
+
+def _pairs(items: t.Iterable[t.Any], without: t.Any) -> list[tuple[t.Any, t.Any]]:
+    return [item if isinstance(item, tuple) else (item, without) for item in items]
 
 
 def _bearer(token: str) -> t.Callable[[httpx2.Request], httpx2.Request]:

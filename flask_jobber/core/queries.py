@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from ..errors import NotFound
 from . import candidates as find
 from .claim import Claim
+from .engines import utcnow
 from .hold import Holder, Item, Row, held_by, possible, refusal
 from .payload import MAX_ID
 from .states import State
@@ -109,3 +110,11 @@ def history(store: Store, job_id: int) -> list[Row]:
     """Return the transitions of a job, oldest first."""
     h = store.history.c
     return list(store.execute(sa.select(store.history).where(h.job_id == job_id).order_by(h.id)))
+
+
+def count_due(store: Store, types: t.Sequence[str] | None, queues: t.Sequence[str] | None) -> int:
+    """Count the jobs that a claim may take now. It reads them all."""
+    c = store.jobs.c
+    narrow = [c[name].in_(names) for name, names in (("type", types), ("queue", queues)) if names is not None]
+    select = sa.select(sa.func.count()).select_from(store.jobs).where(find.due(store, utcnow()), *narrow)
+    return t.cast(int, store.execute(select).scalar_one())

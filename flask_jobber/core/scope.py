@@ -65,3 +65,7 @@ def read(expression: Expression) -> Scope:
     places = {bind.key: f"scope_{place}" for place, bind in enumerate(binds)}
     values = {places[bind.key]: bind.effective_value for bind in binds}
     return Scope(expression, key, values, places)
+
+
+#: Every job.
+EVERYTHING = read(sa.true())

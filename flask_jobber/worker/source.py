@@ -8,8 +8,8 @@ import typing as t
 from .job import Job
 from .run import Outcome
 
-#: Codes after which a job is still held: its result was not accepted.
-HELD = frozenset({"invalid_result", "result_rejected", "invalid", "too_large", "forbidden", "duplicate"})
+# After these the job is still held: what was wanted of it was not accepted.
+_HELD = frozenset({"invalid_result", "invalid", "too_large", "forbidden", "duplicate"})
 
 
 class Away(Exception):
@@ -68,6 +68,13 @@ class Told:
     detail: str = ""
     held: bool = False
     lease_seconds: float | None = None
+
+
+def refused(job: Job, problem: t.Mapping[str, t.Any]) -> Told:
+    """Return what a problem document says of an item."""
+    held = problem["code"] in _HELD or problem.get("then") == "correct"
+    detail = f"{problem['detail']} {problem.get('errors') or ''}".strip()
+    return Told(job, problem["code"], detail, held)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

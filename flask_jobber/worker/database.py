@@ -1,0 +1,162 @@
+"""Jobs from the app's own database."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import typing as t
+
+from flask import Flask
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..api.problems import document
+from ..core import hold, queries, settle
+from ..core.claim import Claim
+from ..core.engines import is_transient
+from ..core.enqueue import begin
+from ..core.hold import Holder, Item, Outcome
+from ..core.scope import EVERYTHING
+from ..errors import JobberError, TooManyClaims
+from .job import Job
+from .run import Failed, Released, Succeeded
+from .source import Answer, Away, Beat, Settlement, Told, Wish, refused
+
+if t.TYPE_CHECKING:
+    from ..extension import Jobber
+
+#: The login's part of every local worker's locker name.
+LOGIN = "worker"
+
+
+class DatabaseSource:
+    """An app's Jobber, used beside the database: the locker is ``worker/<name>``."""
+
+    def __init__(self, app: Flask, jobber: Jobber, name: str) -> None:
+        self._app, self._jobber, self._name = app, jobber, name
+        self._holder = Holder(f"{LOGIN}/{name}", EVERYTHING)
+        self.label = jobber.name
+        with app.app_context():
+            self._settings = jobber.settings
+        self.most = self._settings.max_claim
+
+    @contextlib.contextmanager
+    def _transaction(self) -> t.Iterator[None]:
+        """Commit at the end. :raises Away: when the database is busy or away."""
+        with self._app.app_context():
+            try:
+                yield
+                self._jobber.db.session.commit()
+            except SQLAlchemyError as error:
+                if is_transient(error):
+                    raise Away(f"the database is busy or away: {error}") from error
+                raise
+
+    def held(self) -> list[Job]:
+        with self._transaction():
+            return self._jobs(queries.open_claims(self._jobber.store(), self._holder))
+
+    def _jobs(self, claims: t.Iterable[Claim]) -> list[Job]:
+        return [
+            Job(
+                id=claim.id, type=claim.type, data=claim.data, queue=claim.queue, priority=claim.priority,
+                attempt=claim.attempt, failures=claim.failures, max_attempts=claim.max_attempts,
+                lease_seconds=claim.lease_seconds, enqueued_at=claim.enqueued_at, node=self._name,
+            )
+            for claim in claims
+        ]  # fmt: skip
+
+    def exchange(self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None) -> Answer:
+        with self._transaction():
+            told = [*self._settle(settled), *self._beat(beats)]
+            jobs = self._jobs(self._claim(wish))
+        pause = 0.0 if jobs else self._settings.idle_seconds * random.uniform(0.75, 1.25)
+        return Answer(told, jobs, pause)
+
+    def _settle(self, settled: t.Sequence[Settlement]) -> list[Told]:
+        """Settle many of a kind at once; a job that has enqueued others goes by itself."""
+        kinds: dict[t.Any, dict[int, tuple[Job, Item]]] = {}
+        told: dict[int, Told] = {}
+        for place, (job, outcome) in enumerate((one.job, one.outcome) for one in settled):
+            if isinstance(outcome, Succeeded) and outcome.enqueued:
+                told[place] = self._settle_with_others(job, outcome)
+            else:
+                verb, item = _item(job, outcome)
+                kinds.setdefault(verb, {})[place] = (job, item)
+        for verb, items in kinds.items():
+            outcomes = verb(self._jobber.store(), self._holder, [item for _, item in items.values()])
+            told |= {
+                place: _told(job, done)
+                for (place, (job, _)), done in zip(items.items(), outcomes, strict=True)
+            }
+        return [told[place] for place in sorted(told)]
+
+    def _settle_with_others(self, job: Job, outcome: Succeeded) -> Told:
+        """Enqueue what the handler has gathered if its result is taken, and neither without the other."""
+        store = self._jobber.store()
+        begin(store)
+        savepoint = store.session.begin_nested()
+        verb, item = _item(job, outcome)
+        told = _told(job, verb(store, self._holder, [item])[0])
+        try:
+            if told.code is None:
+                self._jobber.enqueue_many(outcome.enqueued)
+        except JobberError as error:
+            savepoint.rollback()
+            return refused(job, document(error))
+        savepoint.commit()
+        return told
+
+    def _beat(self, beats: t.Sequence[Beat]) -> list[Told]:
+        items = [
+            hold.Extension(beat.job.id, beat.job.attempt, None, beat.progress, beat.note) for beat in beats
+        ]
+        outcomes = hold.extend(self._jobber.store(), self._holder, items) if items else []
+        return [_told(beat.job, done) for beat, done in zip(beats, outcomes, strict=True)]
+
+    def _claim(self, wish: Wish | None) -> list[Claim]:
+        if wish is None:
+            return []
+        with contextlib.suppress(TooManyClaims):  # it has said so before it took any
+            return self._jobber.claim(
+                self._holder.locker,
+                types=wish.types,
+                queues=wish.queues,
+                limit=wish.limit,
+                min_priority=wish.min_priority,
+                max_priority=wish.max_priority,
+            )
+        return []
+
+    def waiting(self, wish: Wish) -> int | None:
+        with self._transaction():
+            return queries.count_due(self._jobber.store(), wish.types, wish.queues)
+
+    def tidy(self) -> float | None:
+        period = self._settings.tidy_seconds
+        if not period:
+            return None
+        with self._transaction():
+            self._jobber.tidy()
+        return period
+
+    def close(self) -> None:
+        with self._app.app_context():
+            self._jobber.db.session.remove()
+
+
+def _item(job: Job, outcome: Succeeded | Failed | Released) -> tuple[t.Callable[..., list[Outcome]], Item]:
+    key = (job.id, job.attempt)
+    if isinstance(outcome, Succeeded):
+        return settle.deliver, settle.Delivery(*key, outcome.result, outcome.extras)
+    if isinstance(outcome, Released):
+        return hold.release, hold.Release(*key, outcome.delay_seconds)
+    failure = settle.Failure(
+        *key, outcome.error, outcome.permanent, outcome.retry_seconds, cancel=outcome.cancel
+    )
+    return settle.fail, failure
+
+
+def _told(job: Job, outcome: Outcome) -> Told:
+    if outcome.error is None:
+        return Told(job, lease_seconds=outcome.lease_seconds)
+    return refused(job, document(outcome.error))

@@ -1,0 +1,151 @@
+"""Jobs from a server, over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import typing as t
+
+from ..client import ClientError, Exchange, JobberClient
+from ..client.records import ClaimedJob, Outcome
+from .job import Job
+from .run import Failed, Released, Succeeded
+from .source import Answer, Away, Beat, Refused, Settlement, Told, Wish, refused
+
+#: The most items of a list that a server takes, unless it is set up otherwise.
+MOST = 100
+
+
+class HttpSource:
+    """A server, by a client that tries each call once: the loop does the waiting.
+
+    :param client: made with ``patience=0``, and with the worker's name as its ``node``.
+    """
+
+    most = MOST
+
+    def __init__(self, client: JobberClient, name: str, label: str) -> None:
+        self._client, self._name, self.label = client, name, label
+        #: How many jobs have been enqueued for a result that is not told yet.
+        self._enqueued: dict[tuple[int, int], int] = {}
+
+    def held(self) -> list[Job]:
+        with _call():
+            return self._jobs(self._client.claims())
+
+    def _jobs(self, claims: t.Iterable[ClaimedJob]) -> list[Job]:
+        return [
+            Job(
+                id=claim.id, type=claim.type, data=claim.data, queue=claim.queue, priority=claim.priority,
+                attempt=claim.attempt, failures=claim.failures, max_attempts=claim.max_attempts,
+                lease_seconds=claim.lease_seconds, enqueued_at=claim.enqueued_at, node=self._name,
+            )
+            for claim in claims
+        ]  # fmt: skip
+
+    def exchange(self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None) -> Answer:
+        checked = {one.job: self._prepare(one) for one in settled}
+        unfit = {job: told for job, told in checked.items() if told is not None}
+        fit = [one for one in settled if one.job not in unfit]
+        with _call():
+            said = self._exchange(fit, beats, wish)
+        told = unfit | _read(said, fit, beats)
+        for one in settled:
+            self._enqueued.pop((one.job.id, one.job.attempt), None)
+        jobs = [*(one.job for one in settled), *(beat.job for beat in beats)]
+        return Answer([told[job] for job in jobs], self._jobs(said.jobs), said.retry_after or 0)
+
+    def _prepare(self, one: Settlement) -> Told | None:
+        """Enqueue what the handler has gathered; return what keeps its result from being sent."""
+        if not isinstance(one.outcome, Succeeded):
+            return None
+        try:
+            json.dumps([one.outcome.result, one.outcome.extras], allow_nan=False)
+            self._enqueue(one.job, one.outcome.enqueued)
+        except (TypeError, ValueError, RecursionError) as error:
+            return Told(one.job, "invalid", f"It is not JSON: {error}", held=True)
+        except ClientError as error:
+            if error.retryable:
+                raise Away(str(error), error.retry_after or 0) from error
+            return Told(one.job, error.code, f"A job that it adds is refused: {error}", held=True)
+        return None
+
+    def _enqueue(self, job: Job, specs: t.Sequence[dict[str, t.Any]]) -> None:
+        key = (job.id, job.attempt)
+        for spec in specs[self._enqueued.get(key, 0) :]:
+            self._client.enqueue(**_wired(spec))
+            self._enqueued[key] = self._enqueued.get(key, 0) + 1
+
+    def _exchange(
+        self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None
+    ) -> Exchange:
+        return self._client.exchange(
+            results=[(one.job, one.outcome.result, one.outcome.extras) for one in _all(Succeeded, settled)],
+            failures=[
+                (one.job, o.error, o.permanent, o.retry_seconds, o.cancel)
+                for one in _all(Failed, settled)
+                for o in [one.outcome]
+            ],
+            extensions=[(beat.job, {"progress": beat.progress, "note": beat.note}) for beat in beats],
+            releases=[(one.job, one.outcome.delay_seconds) for one in _all(Released, settled)],
+            claim=None if wish is None else _claim_body(wish),
+        )
+
+    def waiting(self, wish: Wish) -> int | None:
+        return None
+
+    def tidy(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@contextlib.contextmanager
+def _call() -> t.Iterator[None]:
+    """:raises Away: when the same call may succeed later, a server that is broken included."""
+    try:
+        yield
+    except ClientError as error:
+        if error.retryable or (error.status or 0) >= 500:
+            raise Away(str(error), error.retry_after or 0) from error
+        raise Refused(str(error)) from error
+
+
+def _all(kind: type[t.Any], settled: t.Sequence[Settlement]) -> list[t.Any]:
+    return [one for one in settled if isinstance(one.outcome, kind)]
+
+
+def _claim_body(wish: Wish) -> dict[str, t.Any]:
+    body = {
+        "types": list(wish.types), "limit": wish.limit, "queues": wish.queues and list(wish.queues),
+        "min_priority": wish.min_priority, "max_priority": wish.max_priority,
+    }  # fmt: skip
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _wired(spec: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return an enqueue's keywords as the client has them: a delay is seconds."""
+    wired = {
+        name: value.total_seconds() if isinstance(value, dt.timedelta) else value
+        for name, value in spec.items()
+    }
+    if "after" in wired:
+        wired["after_seconds"] = wired.pop("after")
+    return wired
+
+
+def _read(said: Exchange, settled: t.Sequence[Settlement], beats: t.Sequence[Beat]) -> dict[Job, Told]:
+    """Return what was told of each job, from the outcomes in the order of the lists."""
+    orders = (_all(Succeeded, settled), _all(Failed, settled), beats, _all(Released, settled))
+    jobs = [one.job for order in orders for one in order]
+    return {job: _told(job, outcome) for job, outcome in zip(jobs, said.outcomes, strict=True)}
+
+
+def _told(job: Job, outcome: Outcome) -> Told:
+    error = outcome.error
+    if error is None:
+        return Told(job, lease_seconds=outcome.lease_seconds)
+    said = {"code": error.code, "detail": error.detail, "errors": error.errors, "then": error.then}
+    return refused(job, said)

@@ -1,0 +1,122 @@
+"""What all feeds of a worker share: its slots, its orders and its counts, under one lock."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """What a worker is to do.
+
+    :param types: of the handlers' types these only; ``None`` is all of them.
+    :param concurrency: jobs at a time.
+    :param max_jobs: leave after so many.
+    :param burst: leave when there is nothing left to do.
+    """
+
+    types: tuple[str, ...] | None = None
+    queues: tuple[str, ...] | None = None
+    min_priority: int | None = None
+    max_priority: int | None = None
+    concurrency: int = 10
+    max_jobs: int | None = None
+    burst: bool = False
+
+
+@dataclasses.dataclass(slots=True)
+class Counts:
+    """What has come of the jobs so far."""
+
+    succeeded: int = 0
+    failed: int = 0
+    released: int = 0
+    dropped: int = 0
+
+    @property
+    def done(self) -> int:
+        return self.succeeded + self.failed + self.released + self.dropped
+
+
+class Plan:
+    """The shared state, to be read and changed with :attr:`bell` held, which rings at a change."""
+
+    def __init__(self, orders: Orders) -> None:
+        self.orders = orders
+        self.bell = threading.Condition()
+        self.counts = Counts()
+        #: No more jobs are claimed; what runs is finished.
+        self.stopping = False
+        #: When what runs was to be given back, by the monotonic clock.
+        self.leaving_since: float | None = None
+        self.free = orders.concurrency
+        #: Handlers that were made to end and have not yet; each keeps its slot.
+        self.stuck = 0
+        self._asked = 0
+        self._left = orders.max_jobs
+        self._fed: dict[object, float] = {}
+        self._hungry: set[object] = set()
+
+    def take(self, who: object, most: int) -> int:
+        """Take up to so many free slots; who was fed before others that wait leaves them half."""
+        mine = self._fed.setdefault(who, 0.0)
+        share = self.free
+        if any(self._fed[other] < mine for other in self._hungry if other is not who):
+            share //= 2
+        taken = min(share, most, share if self._left is None else self._left)
+        self._move(taken)
+        self._asked += taken
+        return taken
+
+    def use(self, taken: int, used: int) -> None:
+        """Give back those of the slots taken for which there was no job."""
+        self._asked -= taken
+        self._move(used - taken)
+        self.bell.notify_all()
+
+    def _move(self, slots: int) -> None:
+        self.free -= slots
+        if self._left is not None:
+            self._left -= slots
+
+    def vacate(self) -> None:
+        """Give back the slot of a job that is done."""
+        self.free += 1
+        self.bell.notify_all()
+
+    def feed(self, who: object, *, hungry: bool) -> None:
+        """Note that one of the feeds has got jobs, or all there are."""
+        self._fed[who] = time.monotonic()
+        (self._hungry.add if hungry else self._hungry.discard)(who)
+
+    @property
+    def may_claim(self) -> bool:
+        return not self.stopping and self._left != 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no job will be claimed any more."""
+        return self.stopping or (self._left == 0 and self._asked == 0)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether every slot is kept by a handler that does not end."""
+        return self.stuck >= self.orders.concurrency
+
+    @property
+    def leaving(self) -> bool:
+        return self.leaving_since is not None
+
+    def stop(self) -> None:
+        """Claim no more."""
+        with self.bell:
+            self.stopping = True
+            self.bell.notify_all()
+
+    def leave(self) -> None:
+        """Give back what runs, and claim no more."""
+        with self.bell:
+            self.stopping, self.leaving_since = True, self.leaving_since or time.monotonic()
+            self.bell.notify_all()
