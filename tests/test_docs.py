@@ -15,6 +15,7 @@ import sys
 import textwrap
 import typing as t
 
+import click
 import httpx2
 import pytest
 
@@ -197,16 +198,29 @@ def test_every_setting_in_the_documentation_is_there() -> None:
     assert told <= SETTINGS.keys()
 
 
+def commands(group: click.Group, prefix: str = "flask jobber") -> t.Iterator[tuple[str, click.Command]]:
+    """Yield the commands of a group, those of the groups in it too, each with all its words."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
 def test_every_command_is_documented_and_the_other_way_round() -> None:
     """``flask jobber …``, each with its options."""
     assert set(re.findall(r"flask jobber ([a-z-]+)", EVERYTHING)) == set(group.commands)
-
-
-def test_every_option_in_the_documentation_is_there() -> None:
-    """An option that the guide's chapter names belongs to some command."""
     chapter = GUIDE.partition("## Command line")[2].partition("\n## ")[0]
-    options = {option for command in group.commands.values() for p in command.params for option in p.opts}
-    assert set(re.findall(r"--[a-z-]+", chapter)) <= options
+    assert {name for name, _ in commands(group) if f"`{name}" not in chapter} == set()
+    told = re.findall(r"`(flask jobber jobs [a-z-]+)", EVERYTHING)
+    assert set(told) <= dict(commands(group)).keys()
+
+
+def test_every_option_is_documented_and_the_other_way_round() -> None:
+    """The guide's chapter names the options of the commands, and no others."""
+    chapter = GUIDE.partition("## Command line")[2].partition("\n## ")[0]
+    options = {option for _, command in commands(group) for p in command.params for option in p.opts}
+    assert set(re.findall(r"--[a-z][a-z-]*", chapter)) == {o for o in options if o.startswith("--")}
 
 
 @pytest.mark.parametrize("hook", HOOKS)

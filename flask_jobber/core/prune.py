@@ -1,12 +1,14 @@
-"""Prune: forget finished jobs."""
+"""Prune and clear: forget jobs, with their history."""
 
 from __future__ import annotations
 
 import datetime as dt
+import typing as t
 
 import sqlalchemy as sa
 
 from .engines import plus_seconds, utcnow
+from .queries import equal
 from .store import Store
 
 
@@ -22,10 +24,32 @@ def prune(store: Store, limit: int = 1000, older_than: dt.timedelta | None = Non
     chosen = sa.select(c.id).where(old).order_by(c.finished_at).limit(limit)
     ids = store.execute(chosen).scalars().all()
     rows = store.lock((), c.id.in_(ids), old, skip_locked=True) if ids else ()
-    gone = [row.id for row in rows]
+    _delete(store, [row.id for row in rows])
+    return len(rows)
+
+
+def clear(store: Store, after: int, up_to: int, *, limit: int, **equals: str | None) -> tuple[int, int]:
+    """Delete jobs whatever their state, up to ``limit`` of those with ids over ``after``.
+
+    :param up_to: the last id that may be deleted.
+    :param equals: narrows by column.
+    :returns: how many, and the id to go on after; ``up_to`` when there are no more.
+    """
+    c = store.jobs.c
+    narrow = equal(store, equals)
+    chosen = sa.select(c.id).where(c.id > after, c.id <= up_to, *narrow).order_by(c.id).limit(limit)
+    ids = store.execute(chosen).scalars().all()
+    if not ids:
+        return 0, up_to
+    # Those that somebody is writing now are waited for, and left alone if they fit no more.
+    gone = [row.id for row in store.lock((), c.id.in_(ids), *narrow)]
+    _delete(store, gone)
+    return len(gone), ids[-1]
+
+
+def _delete(store: Store, gone: t.Sequence[int]) -> None:
     if gone:
         # One by one: MySQL reads a small table to its end for a list, and locks all it reads.
         ids = [{"gone": job_id} for job_id in gone]
         store.execute(sa.delete(store.history).where(store.history.c.job_id == sa.bindparam("gone")), ids)
-        store.execute(sa.delete(store.jobs).where(c.id == sa.bindparam("gone")), ids)
-    return len(gone)
+        store.execute(sa.delete(store.jobs).where(store.jobs.c.id == sa.bindparam("gone")), ids)

@@ -59,7 +59,7 @@ def visible(
 ) -> list[Row]:
     """Return jobs in the scope by ascending id, those after an id; ``equals`` narrows by column."""
     c = store.jobs.c
-    narrow = [c.id > after, *(c[name] == value for name, value in equals.items() if value is not None)]
+    narrow = [c.id > after, *equal(store, equals)]
     # A page of each alternative of the scope: SQLite would read and sort all that an OR lets see.
     pages = [
         sa.select(c.id).where(*arm, *narrow).order_by(c.id).limit(limit).subquery()
@@ -68,6 +68,26 @@ def visible(
     ids = sa.union(*(sa.select(page) for page in pages)).subquery()
     select = sa.select(*_seen(store)).join(ids, ids.c.id == c.id).order_by(c.id).limit(limit)
     return list(store.execute(select))
+
+
+def equal(store: Store, equals: t.Mapping[str, str | None]) -> list[sa.ColumnElement[bool]]:
+    """Return what narrows jobs by column; ``None`` does not."""
+    return [store.jobs.c[name] == value for name, value in equals.items() if value is not None]
+
+
+def extent(store: Store, **equals: str | None) -> tuple[int, int]:
+    """Return how many jobs there are, and the greatest id among them; ``equals`` narrows by column."""
+    c = store.jobs.c
+    facts = sa.func.count().label("number"), sa.func.coalesce(sa.func.max(c.id), 0).label("last")
+    row = store.execute(sa.select(*facts).select_from(store.jobs).where(*equal(store, equals))).one()
+    return row.number, row.last
+
+
+def whole(store: Store, job_id: int) -> Row | None:
+    """Return all columns of a job."""
+    if not 1 <= job_id <= MAX_ID:
+        return None
+    return store.execute(sa.select(store.jobs).where(store.jobs.c.id == job_id)).one_or_none()
 
 
 def one(store: Store, scope: sa.ColumnElement[t.Any], job_id: int) -> Row:
