@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import queue
 import threading
 import typing as t
@@ -20,54 +21,73 @@ if t.TYPE_CHECKING:
 
 #: Called with a job when its handler has ended; without an outcome when it was made to.
 Done = t.Callable[[Job, Outcome | None], None]
-_Task = tuple[Handler, Job, Done]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where handlers run.
+
+    :param context: what each runs in, such as ``app.app_context``.
+    :param loader: finds the handlers again in a process of their own.
+    """
+
+    context: Context = contextlib.nullcontext
+    loader: Loader | None = None
+
+
+_Task = tuple[Handler, Job, Place, Done]
 
 
 class Crew:
-    """Runs as many handlers at once as it is given: whoever gives it work counts.
+    """Runs as many handlers at once as it is given: whoever gives it work counts."""
 
-    :param context: what each handler runs in.
-    :param loader: finds the handlers in a process of their own.
-    """
-
-    def __init__(self, context: Context = contextlib.nullcontext, loader: Loader | None = None) -> None:
-        self._context, self._loader = context, loader
+    def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
         self._threads: dict[Job, int] = {}
         self._futures: dict[Job, Future[Outcome]] = {}
         self._children: dict[Job, Child] = {}
+        self._all_children: list[Child] = []
         self._portal: BlockingPortal | None = None
 
-    def start(self, handler: Handler, job: Job, done: Done) -> None:
+    def start(self, handler: Handler, job: Job, place: Place, done: Done) -> None:
         """Run a handler; ``done`` is called in the thread it ran in."""
         if handler.is_async:
-            self._start_on_loop(handler, job, done)
+            self._start_on_loop(handler, job, place, done)
             return
         with self._lock:
             self._idle -= 1
             if self._idle < 0:
                 self._idle = 0
                 threading.Thread(target=self._serve, name="jobber-handler", daemon=True).start()
-        self._tasks.put((handler, job, done))
+        self._tasks.put((handler, job, place, done))
 
     # -- threads and processes -------------------------------------------------------------
 
     def _serve(self) -> None:
-        child = Child(self._loader) if self._loader is not None else None
+        children: dict[Loader, Child] = {}
         while True:
-            handler, job, done = self._tasks.get()
-            outcome = self._do(handler, job, child if handler.process else None)
+            handler, job, place, done = self._tasks.get()
+            child = None
+            if handler.process and place.loader is not None:
+                child = children.get(place.loader) or self._new_child(children, place.loader)
+            outcome = self._do(handler, job, place, child)
             with self._lock:
                 self._idle += 1
             done(job, outcome)
 
-    def _do(self, handler: Handler, job: Job, child: Child | None) -> Outcome | None:
+    def _new_child(self, children: dict[Loader, Child], loader: Loader) -> Child:
+        child = children[loader] = Child(loader)
+        with self._lock:
+            self._all_children.append(child)
+        return child
+
+    def _do(self, handler: Handler, job: Job, place: Place, child: Child | None) -> Outcome | None:
         try:
             self._enter(job, child)
             try:
-                return child.run(job) if child is not None else self._run(handler, job)
+                return child.run(job) if child is not None else _run(handler, job, place)
             finally:
                 self._leave(job)
         except Abandoned:
@@ -86,19 +106,10 @@ class Crew:
             if self._threads.pop(job, None) is not None:
                 _interrupt(threading.get_ident(), None)  # what was meant for this job and is under way
 
-    def _run(self, handler: Handler, job: Job) -> Outcome:
-        try:
-            with self._context():
-                return run(handler, job)
-        except Abandoned:
-            raise
-        except BaseException as error:  # SystemExit too: a handler does not end the worker
-            return Failed(describe(error))
-
     # -- the loop --------------------------------------------------------------------------
 
-    def _start_on_loop(self, handler: Handler, job: Job, done: Done) -> None:
-        future = self._loop().start_task_soon(self._run_async, handler, job)
+    def _start_on_loop(self, handler: Handler, job: Job, place: Place, done: Done) -> None:
+        future = self._loop().start_task_soon(_run_on_loop, handler, job, place)
         with self._lock:
             self._futures[job] = future
         future.add_done_callback(lambda ended: self._end_on_loop(ended, job, done))
@@ -107,14 +118,10 @@ class Crew:
         if self._portal is None:
             from anyio.from_thread import start_blocking_portal
 
-            self._portal = start_blocking_portal().__enter__()
+            # Kept: it ends its loop when it is forgotten.
+            self._portals = start_blocking_portal()
+            self._portal = self._portals.__enter__()
         return self._portal
-
-    async def _run_async(self, handler: Handler, job: Job) -> Outcome:
-        from anyio import to_thread
-
-        with self._context():
-            return await run_async(handler, job, to_thread.run_sync)
 
     def _end_on_loop(self, ended: Future[Outcome], job: Job, done: Done) -> None:
         with self._lock:
@@ -124,6 +131,12 @@ class Crew:
             return
         error = ended.exception()
         done(job, ended.result() if error is None else Failed(describe(error)))
+
+    def close(self) -> None:
+        """End the processes, which would outlive signals."""
+        with self._lock:
+            for child in self._all_children:
+                child.kill()
 
     # -- ends ------------------------------------------------------------------------------
 
@@ -153,6 +166,23 @@ class Crew:
         child = self._children.get(job)
         if child is not None:
             child.tell("renew", lease_seconds)
+
+
+def _run(handler: Handler, job: Job, place: Place) -> Outcome:
+    try:
+        with place.context():
+            return run(handler, job)
+    except Abandoned:
+        raise
+    except BaseException as error:  # SystemExit too: a handler does not end the worker
+        return Failed(describe(error))
+
+
+async def _run_on_loop(handler: Handler, job: Job, place: Place) -> Outcome:
+    from anyio import to_thread
+
+    with place.context():
+        return await run_async(handler, job, to_thread.run_sync)
 
 
 def _interrupt(thread: int, exception: type[BaseException] | None) -> None:

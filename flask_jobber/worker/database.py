@@ -127,9 +127,9 @@ class DatabaseSource:
             )
         return []
 
-    def waiting(self, wish: Wish) -> int | None:
+    def waiting(self, types: tuple[str, ...], queues: tuple[str, ...] | None) -> int | None:
         with self._transaction():
-            return queries.count_due(self._jobber.store(), wish.types, wish.queues)
+            return queries.count_due(self._jobber.store(), types, queues)
 
     def tidy(self) -> float | None:
         period = self._settings.tidy_seconds

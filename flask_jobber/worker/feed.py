@@ -9,7 +9,7 @@ import random
 import time
 import typing as t
 
-from .crew import Crew
+from .crew import Crew, Place
 from .handlers import Handlers
 from .job import Job
 from .plan import Plan
@@ -46,13 +46,23 @@ class _Round:
     limit: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Supply:
+    """A source, and the handlers of its jobs."""
+
+    source: Source
+    handlers: Handlers
+    place: Place = Place()  # noqa: RUF009  it is frozen
+
+
 class Feed:
     """Keeps a crew at work with the jobs of one source."""
 
-    def __init__(self, source: Source, crew: Crew, handlers: Handlers, plan: Plan) -> None:
-        self._source, self._crew, self._handlers, self._plan = source, crew, handlers, plan
+    def __init__(self, supply: Supply, crew: Crew, plan: Plan) -> None:
+        self._source, self._handlers, self._place = supply.source, supply.handlers, supply.place
+        self._crew, self._plan = crew, plan
         wanted = plan.orders.types
-        self._types = tuple(type for type in handlers.types if wanted is None or type in wanted)
+        self._types = tuple(type for type in self._handlers.types if wanted is None or type in wanted)
         self._outbox: list[Settlement] = []
         self._running: dict[Job, _Running] = {}
         #: Held since before, and not begun again.
@@ -281,7 +291,7 @@ class Feed:
         deadline = math.inf if limit is None else time.monotonic() + limit
         self._running[job] = _Running(next_beat, deadline)
         job.call_on_news(lambda: self._hasten(job))
-        self._crew.start(handler, job, self._finished)
+        self._crew.start(handler, job, self._place, self._finished)
 
     def _hasten(self, job: Job) -> None:
         with self._plan.bell:

@@ -92,7 +92,7 @@ class HttpSource:
             claim=None if wish is None else _claim_body(wish),
         )
 
-    def waiting(self, wish: Wish) -> int | None:
+    def waiting(self, types: tuple[str, ...], queues: tuple[str, ...] | None) -> int | None:
         return None
 
     def tidy(self) -> float | None:

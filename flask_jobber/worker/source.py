@@ -109,7 +109,7 @@ class Source(t.Protocol):
         """
         ...
 
-    def waiting(self, wish: Wish) -> int | None:
+    def waiting(self, types: tuple[str, ...], queues: tuple[str, ...] | None) -> int | None:
         """Return how many jobs are there to be claimed, ``None`` when that is not to be known."""
         ...
 

@@ -11,10 +11,8 @@ import threading
 import typing as t
 
 from ..errors import SetupError
-from .child import Context, Loader
 from .crew import Crew
-from .feed import Feed
-from .handlers import Handlers
+from .feed import Feed, Supply
 from .plan import Orders, Plan
 from .source import Away, Source
 from .status import Status
@@ -22,44 +20,38 @@ from .status import Status
 logger = logging.getLogger("flask_jobber")
 # Seconds between two looks at what else there is to do.
 _TICK = 0.25
+#: The environment variable that tells a worker which process started it, and looks after it.
+PARENT = "JOBBER_PARENT"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Worker:
     """Does the jobs of one or more sources until it is told to stop, or its orders are done.
 
-    :param context: what each handler runs in, such as ``app.app_context``.
-    :param loader: finds the handlers again in a process of their own, for those with ``process=True``.
     :raises SetupError: when there is no handler for any of the types it is to do.
     """
 
     def __init__(
-        self,
-        handlers: Handlers,
-        sources: t.Sequence[Source],
-        orders: Orders | None = None,
-        *,
-        context: Context = contextlib.nullcontext,
-        loader: Loader | None = None,
-        status: Status | None = None,
+        self, supplies: t.Sequence[Supply], orders: Orders | None = None, *, status: Status | None = None
     ) -> None:
         self.plan = Plan(orders or Orders())
-        self._check(handlers, loader)
-        crew = Crew(context, loader)
-        self._sources = sources
-        self._feeds = [Feed(source, crew, handlers, self.plan) for source in sources]
+        self._supplies = supplies
+        self._check()
+        self._crew = Crew()
+        self._feeds = [Feed(supply, self._crew, self.plan) for supply in supplies]
         self._status = status or Status.silent()
         self._tidy_ended = threading.Event()
 
-    def _check(self, handlers: Handlers, loader: Loader | None) -> None:
-        wanted = self.plan.orders.types
-        unknown = [type for type in wanted or () if type not in handlers]
-        if unknown:
-            raise SetupError(f"There is no handler for {', '.join(unknown)}.")
-        if not len(handlers):
+    def _check(self) -> None:
+        handlers = [handler for supply in self._supplies for handler in supply.handlers]
+        if not handlers:
             raise SetupError("There are no handlers: register some with @handlers(type).")
-        if loader is None and (alone := [one.type for one in handlers if one.process]):
-            raise SetupError(f"{', '.join(alone)} cannot run in a process: nothing loads its handlers there.")
+        alone = [one.type for s in self._supplies for one in s.handlers if one.process and not s.place.loader]
+        if alone:
+            raise SetupError(f"{', '.join(alone)} cannot run in a process: nothing finds its handler there.")
+        known = {handler.type for handler in handlers}
+        if unknown := [type for type in self.plan.orders.types or () if type not in known]:
+            raise SetupError(f"There is no handler for {', '.join(unknown)}.")
 
     def run(self) -> int:
         """Work; return 0, or 1 when a source refused, broke, or every slot is stuck.
@@ -67,10 +59,10 @@ class Worker:
         In the main thread SIGTERM and SIGINT stop it: what runs is finished. A second one gives
         back what runs and leaves.
         """
-        with _signalled() as signals:
+        with signalled() as signals:
             threads = [threading.Thread(target=feed.run, name="jobber-feed") for feed in self._feeds]
             threads += [
-                threading.Thread(target=self._tidy, args=(source,), daemon=True) for source in self._sources
+                threading.Thread(target=self._tidy, args=(supply.source,)) for supply in self._supplies
             ]
             for thread in threads:
                 thread.daemon = True
@@ -79,8 +71,13 @@ class Worker:
                 self._heed(signals(_TICK))
                 self._status.show(self.plan.counts, sum(feed.running for feed in self._feeds))
         self._tidy_ended.set()
+        self._crew.close()
         self._status.close(self.plan.counts)
         return 1 if self.plan.is_stuck or any(feed.error for feed in self._feeds) else 0
+
+    @property
+    def _parent(self) -> str:
+        return str(os.getppid())
 
     def stop(self) -> None:
         """Claim no more; finish what runs, and leave."""
@@ -98,6 +95,9 @@ class Worker:
             else:
                 logger.warning("stopping: what is begun is finished; once more gives it back")
                 self.stop()
+        if not self.plan.stopping and os.environ.get(PARENT, self._parent) != self._parent:
+            logger.error("the process that looks after this one has died: leaving")
+            self.stop()
         if self.plan.is_stuck and not self.plan.stopping:
             logger.error("every slot is kept by a handler that does not end: leaving")
             self.stop()
@@ -116,7 +116,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def _signalled() -> t.Iterator[t.Callable[[float], int]]:
+def signalled() -> t.Iterator[t.Callable[[float], int]]:
     """Yield what waits so many seconds for signals and returns how many came.
 
     A handler of a signal may take no lock: it writes into a pipe.
