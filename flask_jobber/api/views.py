@@ -56,9 +56,10 @@ def take(
     if lease_seconds is not None:
         payload.check_seconds("lease_seconds", lease_seconds, call.settings.max_lease_seconds)
     payload.check_priorities(min_priority, max_priority)
-    names = _distinct(types), _distinct(queues)
-    asked = (*names, min_priority, max_priority)
-    wanted = Wanted(identity.locker, identity.scope, *asked, lease_seconds=lease_seconds, limit=limit)
+    for type_ in types or ():
+        payload.check_unreserved("types", type_)
+    asked = (_distinct(types), _distinct(queues), min_priority, max_priority, lease_seconds)
+    wanted = Wanted(identity.locker, identity.scope, *asked, limit=limit, reserved=False)
     return claim_verbs.claim(store, wanted)
 
 

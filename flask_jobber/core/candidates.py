@@ -28,7 +28,7 @@ from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Groupin
 
 from .engines import Instant, plus_seconds, position, utcnow
 from .models import UNLED, UNTYPED
-from .payload import names_of
+from .payload import RESERVED, names_of
 from .scope import Expression, Scope
 from .states import State
 from .store import Store, missed
@@ -51,6 +51,7 @@ class Wanted:
     :param lease_seconds: the length it asks for, of its own.
     :param now: the present moment, by the database's clock when it is ``None``.
     :param limit: how many jobs.
+    :param reserved: whether it gets jobs of reserved types when it names no types.
     """
 
     locker: str
@@ -62,6 +63,7 @@ class Wanted:
     lease_seconds: float | None = None
     now: dt.datetime | None = None
     limit: int = 1
+    reserved: bool = True
     #: How many candidates are looked at.
     window: int = 36
 
@@ -78,6 +80,7 @@ class Wanted:
             self.max_priority is None,
             self.limit,
             self.window,
+            self.reserved,
         )
 
     def values(self, store: Store, levels: Levels = None) -> dict[str, t.Any]:
@@ -327,6 +330,8 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
         sa.or_(c.only_for.is_(None), c.only_for.in_(names)),
         sa.or_(c.not_for.is_(None), sa.and_(*absent)),
     ]
+    if wanted.types is None and not wanted.reserved:
+        conditions.append(_unreserved(c.type))
     if typed and wanted.types is not None:
         conditions.append(_among(c.type, "type", wanted.types))
     if wanted.queues is not None:
@@ -342,6 +347,12 @@ def _least(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
 def _most(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
     bound = missed("most", sa.Integer())
     return () if wanted.max_priority is None else (store.jobs.c.priority <= bound,)
+
+
+def _unreserved(column: sa.Column[t.Any]) -> Expression:
+    # Not a range: between "jobber:" and "jobber;" there is nothing in most collations of PostgreSQL.
+    start = sa.func.substr(column, number(1), number(len(RESERVED)))
+    return start != sa.literal_column(f"'{RESERVED}'", sa.String())
 
 
 def _among(column: sa.Column[t.Any], name: str, values: tuple[str, ...]) -> Expression:

@@ -41,14 +41,19 @@ _OWN = frozenset(Spec.__annotations__)
 _MAX_AFTER = 100 * 365.25 * 86_400
 
 
-def build(store: Store, spec: t.Mapping[str, t.Any], now: t.Callable[[], dt.datetime]) -> JobMixin:
+def build(
+    store: Store, spec: t.Mapping[str, t.Any], now: t.Callable[[], dt.datetime], *, reserved: bool = False
+) -> JobMixin:
     """Return an unsaved job.
 
+    :param reserved: whether its type may be one of our own.
     :raises Invalid, TooLarge: for keywords that are not what they must be.
     """
     given = {key: value for key, value in spec.items() if value is not None or key == "data"}
     columns = {key: value for key, value in spec.items() if key not in _OWN}
     _check_columns(store, columns)
+    if not reserved:
+        payload.check_unreserved("type", payload.check_name("type", given.get("type")))
     own = _plain(store, given) | _times(given, now) | _affinity(given)
     return store.Job(**own, **columns)
 

@@ -16,6 +16,8 @@ from ..errors import Invalid, TooLarge
 
 #: Types and queues.
 NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+#: Types that begin so are this package's own: made by server code, never handed out over HTTP.
+RESERVED = "jobber:"
 #: What a client may call its node.
 NODE = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 MAX_DEPTH = 100
@@ -71,6 +73,13 @@ def check_name(field: str, value: object) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise Invalid({field: [f"A name matches {NAME.pattern}."]})
     return value
+
+
+def check_unreserved(field: str, type_: str) -> str:
+    """Return a type that is not reserved."""
+    if type_.startswith(RESERVED):
+        raise Invalid({field: [f"Types that begin with {RESERVED} are not for this."]})
+    return type_
 
 
 def check_text(field: str, value: object, longest: int, *, cut: bool = False) -> str:
