@@ -31,6 +31,8 @@ from .core.process import describe
 from .core.scope import EVERYTHING
 from .core.states import State
 from .core.store import Store
+from .delayed.later import Delay, Later
+from .delayed.performer import Performer
 from .errors import Invalid, SetupError
 from .hooks import AnySchema, Function, Registry
 from .worker.handlers import Handlers
@@ -99,6 +101,7 @@ class Jobber:
         self.registry = Registry()
         #: What ``flask jobber work`` runs.
         self.handlers = Handlers()
+        self._performer = Performer(self)
         self._statements: dict[t.Hashable, sa.Executable] = {}
         self._settings = dict(settings or {})
         self.blueprint: Blueprint = make_blueprint(self)
@@ -178,7 +181,7 @@ class Jobber:
         :param data_schema: one that the input must fit, checked at the producer.
         :param backoff: the back-off of jobs that have none of their own.
         """
-        name = payload.check_name("type", type)
+        name = _own_type(type)
         backoff = None if backoff is None else _backoff(f"the type {name!r}", backoff)
         self.registry.add_type(name, schema=schema, data_schema=data_schema, backoff=backoff)
 
@@ -201,8 +204,7 @@ class Jobber:
 
     def on_failure(self, type: str) -> t.Callable[[F], F]:
         """Register ``(job, error) -> None``, called once when a job of the type ends failed."""
-        payload.check_name("type", type)
-        return self._typed(type, "on_failure")
+        return self._typed(_own_type(type), "on_failure")
 
     def _typed(self, type: str, what: str) -> t.Callable[[F], F]:
         def register(function: F) -> F:
@@ -211,15 +213,40 @@ class Jobber:
 
         return register
 
+    def performable(self, thing: t.Any = None, *, name: str | None = None) -> t.Any:
+        """Declare a class, a function or a module, as a decorator too: jobs may name it.
+
+        :param name: under which jobs keep it; ``module:name`` otherwise.
+        :raises SetupError: when the name is taken.
+        """
+        if thing is None:
+            return functools.partial(self.performable, name=name)
+        return self._performer.names.declare(thing, name)
+
+    @t.overload
+    def later(self, function: t.Callable[..., t.Any], /) -> Later: ...
+
+    @t.overload
+    def later(self, /, **options: t.Any) -> t.Callable[[t.Callable[..., t.Any]], Later]: ...
+
+    def later(self, function: t.Any = None, /, **options: t.Any) -> t.Any:
+        """Make calls of a function or method enqueue a job and return it; ``.now(...)`` calls it.
+
+        :param options: keywords of :meth:`enqueue`.
+        """
+        if function is None:
+            return functools.partial(self._performer.later, options=options)
+        return self._performer.later(function, options)
+
     # -- verbs for server code -------------------------------------------------------------
 
     def enqueue(
         self,
-        type: str,
+        type: t.Any,
         data: t.Any = None,
         *,
-        queue: str = "default",
-        priority: int = 0,
+        queue: str | None = None,
+        priority: int | None = None,
         run_at: dt.datetime | None = None,
         after: Length | None = None,
         expires_at: dt.datetime | None = None,
@@ -233,9 +260,11 @@ class Jobber:
     ) -> t.Any:
         """Add a job to the caller's transaction and return it, flushed.
 
-        :param type: what kind of work; ``[A-Za-z0-9_.:-]{1,100}``, like ``queue``.
+        :param type: what kind of work, ``[A-Za-z0-9_.:-]{1,100}`` like ``queue``; or, without data,
+            an object of a declared class (:meth:`performable`) that has ``perform()``.
         :param data: JSON.
-        :param priority: higher runs first.
+        :param queue: ``default`` otherwise.
+        :param priority: higher runs first; 0 otherwise.
         :param run_at: not before this instant (an aware datetime), or ``after`` a length.
         :param expires_at: an instant after which nobody need begin.
         :param max_attempts: failures that end it; ``MAX_ATTEMPTS`` otherwise.
@@ -256,11 +285,25 @@ class Jobber:
             "max_attempts": max_attempts, "backoff": backoff, "lease_for": lease_for,
             "unique_key": unique_key, "only_for": only_for, "not_for": not_for,
         }  # fmt: skip
+        if data is None and type is not None and not isinstance(type, str):
+            return self._performer.enqueue(type, {**columns, **own})
         return self.enqueue_many([{**columns, **own, "type": type, "data": data}])[0]
 
     def enqueue_many(self, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list[t.Any]:
         """Add many jobs at once, all or none; each a mapping of :meth:`enqueue`'s arguments."""
         return list(enqueue_verbs.enqueue_many(self.store(), specs))
+
+    def send_later(self, function: t.Callable[..., t.Any], *args: t.Any, **kwargs: t.Any) -> t.Any:
+        """Enqueue a call of a declared function, or of a method of an object, see :meth:`delay`."""
+        return self._performer.send(function, None, args, kwargs, {})
+
+    def delay(self, target: t.Any, **options: t.Any) -> Delay:
+        """Return what stands for ``target``: calling a public method of it enqueues that call.
+
+        :param target: a mapped object, an object of a declared class, or a declared class or module.
+        :param options: keywords of :meth:`enqueue`.
+        """
+        return self._performer.delay(target, options)
 
     def claim(
         self,
@@ -426,6 +469,18 @@ class Jobber:
                 self.tidy()
             except Exception:
                 logger.exception("tidying failed", extra={"action": "tidy"})
+
+
+def _own_type(type_: str) -> str:
+    """Return the name of a type of the app's. :raises SetupError: for one that is reserved."""
+    try:
+        return payload.check_unreserved("type", payload.check_name("type", type_))
+    except Invalid as error:
+        if str(type_).startswith(payload.RESERVED):
+            raise SetupError(
+                f"Types that begin with {payload.RESERVED} are reserved: not {type_!r}."
+            ) from error
+        raise
 
 
 def _backoff(where: str, value: t.Any) -> Backoff:

@@ -19,7 +19,7 @@ MOST_LINES = 400
 LAYERS = (
     ("__init__",),
     ("extension", "cli", "testing"),
-    ("dashboard", "accounts", "worker"),
+    ("dashboard", "accounts", "worker", "delayed"),
     ("api",),
     ("wakeup",),
     ("core",),
