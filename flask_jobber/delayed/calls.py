@@ -27,6 +27,11 @@ class Call:
     args: tuple[t.Any, ...] = ()
     kwargs: t.Mapping[str, t.Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def performs(self) -> bool:
+        """Whether it is an object that is asked to perform: such a one has options and hooks."""
+        return self.method == "perform" and not inspect.isclass(self.target)
+
     def function(self) -> t.Callable[..., t.Any]:
         """Return what is to be called.
 

@@ -15,7 +15,7 @@ Send = t.Callable[..., t.Any]
 class Later:
     """A function or method that enqueues a call of itself; :meth:`now` calls it.
 
-    Of a method, the object must be what data may name: mapped, or of a declared class.
+    Of a method the object must be what data may name: mapped, or of a declared class.
     """
 
     def __init__(self, function: t.Any, options: t.Mapping[str, t.Any], send: Send) -> None:
@@ -23,6 +23,10 @@ class Later:
             raise SetupError(f"later is for functions and methods, not for {function!r}.")
         functools.update_wrapper(self, t.cast(t.Any, function))
         self.function: t.Any = function
+        #: Calls it.
+        self.now: t.Callable[..., t.Any] = (
+            function.__func__ if isinstance(function, staticmethod) else function
+        )
         self.options = dict(options)
         self._send = send
 
@@ -36,10 +40,6 @@ class Later:
     def __call__(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
         """Enqueue a call; return the job."""
         return self._send(self, None, args, kwargs, self.options)
-
-    def now(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
-        """Call it."""
-        return self.function(*args, **kwargs)
 
 
 class Bound:

@@ -6,11 +6,13 @@ import inspect
 import types
 import typing as t
 
+import sqlalchemy as sa
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import registry
 
 from ..errors import Invalid, SetupError
 from ..worker.handlers import Fail
+from .later import Later
 
 _HINT = "decorate it with @jobber.performable"
 N = t.TypeVar("N")
@@ -21,6 +23,11 @@ def full_name(thing: t.Any) -> str:
     if isinstance(thing, types.ModuleType):
         return thing.__name__
     return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def is_function(thing: object) -> bool:
+    """Whether a thing is a function, also one that is called later."""
+    return inspect.isfunction(thing) or isinstance(thing, Later)
 
 
 class Names:
@@ -38,8 +45,10 @@ class Names:
 
         :param name: kept in the data; the module's and its own otherwise, so that a thing
             that moves or is renamed keeps its jobs if it keeps this.
-        :raises SetupError: when the name is another's.
+        :raises SetupError: when the name is another's, or this is nothing that has one.
         """
+        if not (inspect.isclass(thing) or inspect.ismodule(thing) or is_function(thing)):
+            raise SetupError(f"Declare classes, functions and modules, not {thing!r}.")
         if name is None:
             name = full_name(thing)
         if self._declared.setdefault(name, thing) is not thing:
@@ -49,7 +58,8 @@ class Names:
 
     def is_mapped(self, cls: type[t.Any]) -> bool:
         """Whether a class is one of the models of the ``db``."""
-        return self._model(full_name(cls)) is cls
+        mapper = sa.inspect(cls, raiseerr=False)
+        return mapper is not None and mapper.class_ is cls and self._model(full_name(cls)) is cls
 
     def is_declared(self, thing: object) -> bool:
         """Whether data may name this."""

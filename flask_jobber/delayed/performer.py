@@ -56,8 +56,7 @@ class Performer:
         if isinstance(thing, type) or not callable(getattr(thing, "perform", None)):
             said = f"This is a name, or an object that has perform(), not {type(thing).__qualname__}."
             raise Invalid({"type": [said]})
-        call = Call(thing, "perform")
-        return self._insert(call, _said(thing, _OPTIONS) | _given(options))
+        return self._insert(Call(thing, "perform"), _given(options))
 
     def send(
         self,
@@ -81,14 +80,12 @@ class Performer:
 
     def _insert(self, call: Call, spec: dict[str, t.Any]) -> JobMixin:
         call.check()
-        store, is_object = self._jobber.store(), call.method == "perform"
-        data = self._codec.write(call)
-        if is_object:
+        store, data = self._jobber.store(), self._codec.write(call)
+        if call.performs:
             data |= _words(call.target)
-        spec = {**spec, "type": PERFORM, "data": data}
-        job = enqueue_verbs.build(store, spec, store.now, reserved=True)
-        if is_object:
-            _hook(call, "enqueue", job)
+            spec = _said(call.target, _OPTIONS) | spec
+        job = enqueue_verbs.build(store, {**spec, "type": PERFORM, "data": data}, store.now, reserved=True)
+        _hook(call, "enqueue", job)
         return enqueue_verbs.insert(store, [job])[0]
 
     # -- where the job runs ----------------------------------------------------------------
@@ -161,7 +158,7 @@ def _given(options: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 def _hook(call: Call, name: str, *args: t.Any) -> None:
     """Call a hook of an object that performs, if it has it."""
-    if call.method == "perform" and inspect.isroutine(hook := getattr(call.target, name, None)):
+    if call.performs and inspect.isroutine(hook := getattr(call.target, name, None)):
         current_app.ensure_sync(hook)(*args)
 
 

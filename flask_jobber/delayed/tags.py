@@ -33,8 +33,7 @@ from ..core.payload import canonical
 from ..errors import Invalid
 from ..worker.handlers import Cancel, Fail, Verdict
 from .fields import put_together, take_apart
-from .later import Later
-from .names import Names
+from .names import Names, is_function
 
 # What may raise while data is read, without the data being at fault.
 _NOT_THE_DATA = (Verdict, SQLAlchemyError, OSError)
@@ -94,7 +93,7 @@ class TagName(_Tag):
     key = " name"
 
     def check(self, value: t.Any) -> bool:
-        return inspect.isclass(value) or inspect.isfunction(value) or isinstance(value, Later)
+        return inspect.isclass(value) or is_function(value)
 
     def to_json(self, value: t.Any) -> t.Any:
         return self.names.name_of(value)
