@@ -7,7 +7,6 @@ import inspect
 import types
 import typing as t
 
-from ..core import payload
 from ..errors import Invalid
 from ..worker.handlers import Fail
 from .later import Bound, Later
@@ -70,9 +69,9 @@ class Call:
 def title(call: Call) -> str:
     """Return how a call is shown: ``Order.ship``, ``shop.import_csv``, of an object its class alone."""
     target = call.target
+    own = target if hasattr(target, "__qualname__") else type(target)
     if call.method is None:
-        return f"{target.__module__}.{target.__qualname__}"
-    own = target if inspect.isclass(target) else type(target)
+        return f"{own.__module__}.{own.__qualname__}"
     return own.__qualname__ if call.method == "perform" else f"{own.__qualname__}.{call.method}"
 
 
@@ -123,12 +122,9 @@ class Codec:
         :raises Fail: when it can be read no more, or names what is not declared.
         :raises Cancel: when it refers to a row that is gone.
         """
-        shape = {"target": object, "args": list, "kwargs": dict}
+        shape = {"target": object, "args": list, "kwargs": dict, "method": str | None}
         if not isinstance(data, dict) or not all(isinstance(data.get(k), v) for k, v in shape.items()):
             raise Fail("The data is no call.")
-        method = data.get("method")
-        if method is not None:
-            payload.check_text("method", method, 1000)
         kwargs = {name: self._serializer.read(value) for name, value in data["kwargs"].items()}
         args = tuple(self._serializer.read(data["args"]))
-        return Call(self._serializer.read(data["target"]), method, args, kwargs)
+        return Call(self._serializer.read(data["target"]), data.get("method"), args, kwargs)

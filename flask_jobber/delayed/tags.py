@@ -63,6 +63,8 @@ class TagModel(_Tag):
     def to_python(self, value: t.Any) -> t.Any:
         name, key = value
         cls = self.names.resolve(name)
+        if not self.names.is_mapped(cls):
+            raise TypeError(f"{name} is no model")
         # What is in the session may be old; what is not written yet would be lost.
         session = self.serializer.db.session()
         session.flush()
