@@ -24,9 +24,7 @@ class Later:
         functools.update_wrapper(self, t.cast(t.Any, function))
         self.function: t.Any = function
         #: Calls it.
-        self.now: t.Callable[..., t.Any] = (
-            function.__func__ if isinstance(function, staticmethod) else function
-        )
+        self.now: t.Any = function.__func__ if isinstance(function, staticmethod) else function
         self.options = dict(options)
         self._send = send
 
