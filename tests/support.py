@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import functools
 import json
 import typing as t
@@ -20,9 +19,9 @@ from werkzeug.test import TestResponse
 from flask_jobber import Jobber, JobMixin
 from flask_jobber.api.openapi import describe
 from flask_jobber.api.operation import OPERATIONS
+from flask_jobber.testing import travel
 
 PREFIX = "/jobber"
-_TIMES = ("run_at", "expires_at", "locked_at", "locked_until", "created_at", "finished_at")
 
 
 class User(UserMixin):
@@ -146,12 +145,9 @@ class World:
             return [(row.from_state, row.to_state, row.reason) for row in rows]
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass for all jobs: the database's clock goes on, so their instants go back."""
-        with self.session() as session:
-            for job in session.scalars(sa.select(self.Job)):
-                for name in _TIMES:
-                    if getattr(job, name) is not None:
-                        setattr(job, name, getattr(job, name) - dt.timedelta(seconds=seconds))
+        """Let time pass for all jobs."""
+        with self.session():
+            travel(self.jobber, seconds)
 
 
 def load_user(request: t.Any) -> User | None:
