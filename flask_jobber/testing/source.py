@@ -165,9 +165,7 @@ class FakeSource:
         if isinstance(outcome, Succeeded):
             row.open, row.lost = False, "already_settled"
             for spec in outcome.enqueued:
-                self.add(
-                    **{name: spec[name] for name in ("type", "data", "queue", "priority") if name in spec}
-                )
+                self.add(**{name: spec[name] for name in _KEPT if name in spec})
         elif isinstance(outcome, Released):
             row.due = self._now + outcome.delay_seconds
         else:
