@@ -13,7 +13,9 @@ sys.path.append(str(pathlib.Path(__file__).parent.parent))
 
 from examples.newsletter.__main__ import enqueue_import, enqueue_mails, report
 from examples.newsletter.app import create_app, jobber
+from flask_jobber.worker.crew import Place
 from flask_jobber.worker.database import DatabaseSource
+from flask_jobber.worker.feed import Supply
 from flask_jobber.worker.plan import Orders
 from flask_jobber.worker.worker import Worker
 
@@ -37,9 +39,8 @@ def test_the_newsletter_goes_out(
     app = create_app()
     for enqueue in (enqueue_import, enqueue_mails):
         enqueue(app)
-        source = DatabaseSource(app, jobber, "test")
-        orders = Orders(burst=True, concurrency=1)
-        assert Worker(jobber.handlers, [source], orders, context=app.app_context).run() == 0
+        supply = Supply(DatabaseSource(app, jobber, "test"), jobber.handlers, Place(app.app_context))
+        assert Worker([supply], Orders(burst=True, concurrency=1)).run() == 0
     report(app)
     assert capsys.readouterr().out == REPORT
 

@@ -56,7 +56,10 @@ class Child:
             kind, said = connection.recv()
             if kind == "outcome":
                 return t.cast(Outcome, said)
-            job.progress(said["progress"], said.get("note"))
+            if kind == "begin":
+                job.begin()
+            else:
+                job.progress(said["progress"], said.get("note"))
 
     def _died(self) -> Failed:
         with self._lock:
@@ -93,6 +96,8 @@ def _serve(connection: Connection, loader: Loader) -> None:
     while True:
         job = jobs.get()
         job.call_on_news(lambda job=job: connection.send(("progress", job.take_news())))  # type: ignore[misc]
+        job.begin()
+        connection.send(("begin", None))
         try:
             with context():
                 outcome = run(handlers[job.type], job)

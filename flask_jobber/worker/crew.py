@@ -170,6 +170,7 @@ class Crew:
 
 def _run(handler: Handler, job: Job, place: Place) -> Outcome:
     try:
+        job.begin()
         with place.context():
             return run(handler, job)
     except Abandoned:
@@ -181,6 +182,7 @@ def _run(handler: Handler, job: Job, place: Place) -> Outcome:
 async def _run_on_loop(handler: Handler, job: Job, place: Place) -> Outcome:
     from anyio import to_thread
 
+    job.begin()
     with place.context():
         return await run_async(handler, job, to_thread.run_sync)
 

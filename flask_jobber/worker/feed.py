@@ -286,12 +286,20 @@ class Feed:
             self._taken_up.clear()
 
     def _start(self, job: Job, next_beat: float) -> None:
-        handler = self._handlers[job.type]
-        limit = handler.limit(job)
-        deadline = math.inf if limit is None else time.monotonic() + limit
-        self._running[job] = _Running(next_beat, deadline)
+        self._running[job] = _Running(next_beat)
         job.call_on_news(lambda: self._hasten(job))
-        self._crew.start(handler, job, self._place, self._finished)
+        job.call_on_begin(lambda: self._begun(job))
+        self._crew.start(self._handlers[job.type], job, self._place, self._finished)
+
+    def _begun(self, job: Job) -> None:
+        limit = self._handlers[job.type].limit(job)
+        if limit is None:
+            return
+        with self._plan.bell:
+            run = self._running.get(job)
+            if run is not None:
+                run.deadline = time.monotonic() + limit
+                self._plan.bell.notify_all()
 
     def _hasten(self, job: Job) -> None:
         with self._plan.bell:

@@ -42,6 +42,7 @@ class Job:
         self._gone = threading.Event()
         self._news: dict[str, t.Any] = {}
         self._on_news: t.Callable[[], None] = lambda: None
+        self._on_begin: t.Callable[[], None] = lambda: None
         self._enqueued: list[dict[str, t.Any]] = []
         self.renew(self.lease_seconds)
 
@@ -88,6 +89,15 @@ class Job:
     def call_on_news(self, function: t.Callable[[], None]) -> None:
         """Call a function whenever there is progress to tell."""
         self._on_news = function
+
+    def call_on_begin(self, function: t.Callable[[], None]) -> None:
+        """Call a function when the handler begins; a process takes its time to come up."""
+        self._on_begin = function
+
+    def begin(self) -> None:
+        """Note that the handler begins."""
+        self.started_at = dt.datetime.now(dt.UTC)
+        self._on_begin()
 
     @property
     def enqueued(self) -> list[dict[str, t.Any]]:
