@@ -255,6 +255,7 @@ class Jobber:
         lease_for: Length | None = None,
         unique_key: str | None = None,
         only_for: str | None = None,
+        only_for_seconds: Length | None = None,
         not_for: str | t.Iterable[str] | None = None,
         **columns: t.Any,
     ) -> t.Any:
@@ -273,6 +274,7 @@ class Jobber:
         :param unique_key: taken until the job ends.
         :param only_for: the one locker, login or node that may have it; ``not_for``: those
             that may not.
+        :param only_for_seconds: so long after it is due others may have it too.
         :param columns: the app's own columns.
 
         Lengths are seconds or timedeltas.
@@ -283,7 +285,8 @@ class Jobber:
         own = {
             "queue": queue, "priority": priority, "run_at": run_at, "after": after, "expires_at": expires_at,
             "max_attempts": max_attempts, "backoff": backoff, "lease_for": lease_for,
-            "unique_key": unique_key, "only_for": only_for, "not_for": not_for,
+            "unique_key": unique_key, "only_for": only_for, "only_for_seconds": only_for_seconds,
+            "not_for": not_for,
         }  # fmt: skip
         if data is None and type is not None and not isinstance(type, str):
             return self._performer.enqueue(type, {**columns, **own})

@@ -772,6 +772,22 @@ def test_an_enqueued_job_is_shown_with_its_place(world: World) -> None:
     assert world.history(job["id"]) == [(None, "scheduled", "enqueue")]
 
 
+def test_a_job_may_be_enqueued_for_somebody(world: World) -> None:
+    """As a rule, or for a while; a length for nobody is refused."""
+    root = world.client("root")
+    given = {"type": "work", "only_for": "user_ann", "not_for": ["right", "user_bob"]}
+    response = root.post("/jobs", {**given, "only_for_seconds": 60})
+    assert response.status_code == 201
+    row = world.job(response.get_json()["id"])
+    assert (row.only_for, row.not_for) == ("user_ann", ["right", "user_bob"])
+    assert (row.only_for_until - row.run_at).total_seconds() == pytest.approx(60, abs=5)
+    assert world.job(root.post("/jobs", given).get_json()["id"]).only_for_until is None
+    assert [job["id"] for job in world.client("ann").claim()] == [row.id]
+    for bad in ({"only_for_seconds": 5}, {"not_for": "ann"}, {"not_for": [""]}, {"only_for": ""}):
+        refused = root.post("/jobs", {"type": "work", **bad})
+        assert (refused.status_code, list(refused.get_json()["errors"])) == (422, list(bad))
+
+
 def test_an_enqueue_needs_a_type_alone(lite: World) -> None:
     """All else has its default."""
     job = lite.client("root").post("/jobs", {"type": "work"}).get_json()

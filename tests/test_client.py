@@ -758,6 +758,9 @@ def test_operators_enqueue_cancel_and_retry(live: Live) -> None:
     with pytest.raises(IllegalTransition):
         root.cancel(job.id)
     assert root.retry(job.id).state == "queued"
+    root.enqueue("wished", only_for="user_ann", only_for_seconds=60, not_for=["right"])
+    assert [job.type for job in live.client("ann").claim(["wished"])] == ["wished"]
+    assert live.client("bob").claim(["wished"]) == []
 
 
 def test_lists_jobs_over_all_pages(live: Live) -> None:

@@ -47,7 +47,7 @@ def test_a_plain_job_has_the_apps_defaults(make_world: MakeWorld, db_url: str) -
     }  # fmt: skip
     assert (row["attempts"], row["failures"]) == (0, 0)
     unset = {
-        "data", "result", "extras", "backoff", "lease_for", "expires_at", "unique_key", "only_for", "not_for",
+        "data", "result", "extras", "backoff", "lease_for", "expires_at", "unique_key", "only_for", "only_for_until", "not_for",
         "locked_by", "locked_at", "locked_until", "lease_seconds", "progress", "note", "finished_at",
         "user_id", "written",
     }  # fmt: skip
@@ -160,6 +160,10 @@ BAD: list[dict[str, t.Any]] = [
     {"only_for": ""}, {"only_for": ["ann"]}, {"only_for": 5}, {"only_for": "a" * 400}, {"only_for": "ann "},
     {"not_for": 5}, {"not_for": ["ann", 5]}, {"not_for": ["ann", None]}, {"not_for": "ann\nbob"},
     {"not_for": [""]}, {"not_for": b"ann"}, {"not_for": "a" * 400},
+    {"not_for": ["a" * 300 + str(number) for number in range(200)]},
+    {"only_for_seconds": 5}, {"only_for_seconds": 0, "only_for": "ann"},
+    {"only_for_seconds": "5", "only_for": "ann"}, {"only_for_seconds": 1e12, "only_for": "ann"},
+    {"only_for_until": ago(0)},
     {"colour": "red"}, {"colour": None}, {"state": "locked"}, {"id": 5}, {"attempts": 3},
     {"locked_by": "ann"}, {"lease_seconds": 5}, {"created_at": ago(0)}, {"result": 1}, {"metadata": 1},
     {"query": 1}, {"__dict__": 1},
@@ -433,6 +437,22 @@ NAMES = [
     ("ann", "lef", "left", False),
     ("ann", None, "user_än", False),
 ]
+
+
+def test_a_preference_ends_and_then_others_may_have_the_job(world: World) -> None:
+    """Its time begins when the job is due; whom ``not_for`` names stays away all the same."""
+    now = world.enqueue(only_for="user_ann", only_for_seconds=60, not_for="user_cat")
+    due = ago(-3600)
+    later = world.enqueue(only_for="user_ann", only_for_seconds=dt.timedelta(minutes=1), run_at=due)
+    assert world.job(later).only_for_until == due + dt.timedelta(seconds=60)
+
+    assert world.client("bob").claim() == []
+    world.pass_time(61)
+    assert world.client("cat").claim() == []
+    assert [job["id"] for job in world.client("bob").claim(limit=5, lease_seconds=9000)] == [now]
+    world.pass_time(3600 - 61)
+    assert world.client("bob").claim() == []
+    assert [job["id"] for job in world.client("ann").claim()] == [later]
 
 
 @pytest.mark.parametrize("column", ["only_for", "not_for"])

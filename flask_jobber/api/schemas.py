@@ -197,6 +197,12 @@ class EnqueueBody(Schema):
     expires_at = Instant()
     max_attempts = fields.Integer(strict=True, validate=validate.Range(1))
     unique_key = fields.String(validate=validate.Length(1, payload.MAX_UNIQUE_KEY))
+    only_for = fields.String(metadata={"description": "The one locker, login or node that may have it."})
+    only_for_seconds = Number(
+        metadata={"description": "Others may have it too, so long after it is due."},
+        validate=validate.Range(0, min_inclusive=False),
+    )
+    not_for = Short(fields.String(), metadata={"description": "Lockers, logins or nodes that may not."})
 
 
 class ClaimedJob(Schema):

@@ -239,10 +239,15 @@ class JobberClient:
         expires_at: dt.datetime | None = None,
         max_attempts: int | None = None,
         unique_key: str | None = None,
+        only_for: str | None = None,
+        only_for_seconds: float | None = None,
+        not_for: t.Sequence[str] | None = None,
     ) -> Job:
         """Enqueue a job. Without a ``unique_key`` it is not sent again once it may have arrived.
 
         :param run_at, expires_at: aware instants.
+        :param only_for: the one locker, login or node that may have it; ``not_for``: those that may not.
+        :param only_for_seconds: so long after it is due others may have it too.
         :raises Forbidden: when this login may enqueue no such job.
         :raises Duplicate: when an unfinished job has the ``unique_key``, perhaps from a lost try of this.
         :raises Invalid, TooLarge: when the server does not take an argument.
@@ -256,6 +261,9 @@ class JobberClient:
             expires_at=instant(expires_at),
             max_attempts=max_attempts,
             unique_key=unique_key,
+            only_for=only_for,
+            only_for_seconds=only_for_seconds,
+            not_for=not_for,
         )
         return load(Job, self._transport.call(ENQUEUE._replace(repeat=unique_key is not None), body=body))
 

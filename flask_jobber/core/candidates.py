@@ -327,7 +327,7 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
     lines = sa.type_coerce(c.not_for, sa.Text())
     absent = [position(lines, line) == number(0) for line in _missed_all("line", names_of(wanted.locker))]
     conditions: list[Expression] = [
-        sa.or_(c.only_for.is_(None), c.only_for.in_(names)),
+        sa.or_(c.only_for.is_(None), c.only_for.in_(names), c.only_for_until <= wanted.clock),
         sa.or_(c.not_for.is_(None), sa.and_(*absent)),
     ]
     if wanted.types is None and not wanted.reserved:

@@ -33,12 +33,16 @@ class Spec(t.TypedDict, total=False):
     lease_for: float | dt.timedelta
     unique_key: str
     only_for: str
+    only_for_seconds: float | dt.timedelta
     not_for: str | t.Iterable[str]
 
 
 _OWN = frozenset(Spec.__annotations__)
+_LONGEST = payload.MAX_LOCKER + 61
 # A delay of a century is a mistake in the unit.
 _MAX_AFTER = 100 * 365.25 * 86_400
+# MySQL's TEXT holds 65,535; rejections may add some.
+_MAX_NAMES_BYTES = 40_000
 
 
 def build(
@@ -54,7 +58,8 @@ def build(
     _check_columns(store, columns)
     if not reserved:
         payload.check_unreserved("type", payload.check_name("type", given.get("type")))
-    own = _plain(store, given) | _times(given, now) | _affinity(given)
+    times = _times(given, now)
+    own = _plain(store, given) | times | _affinity(given, lambda: times.get("run_at") or now())
     return store.Job(**own, **columns)
 
 
@@ -112,17 +117,28 @@ def _times(given: t.Mapping[str, t.Any], now: t.Callable[[], dt.datetime]) -> di
     return times
 
 
-def _affinity(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    longest = payload.MAX_LOCKER + 61
+def _affinity(given: t.Mapping[str, t.Any], begin: t.Callable[[], dt.datetime]) -> dict[str, t.Any]:
     own: dict[str, t.Any] = {}
     if "only_for" in given:
-        own["only_for"] = payload.check_key("only_for", given["only_for"], longest)
+        own["only_for"] = payload.check_key("only_for", given["only_for"], _LONGEST)
+    if "only_for_seconds" in given:
+        if "only_for" not in given:
+            raise Invalid({"only_for_seconds": ["Say for whom, in only_for."]})
+        length = payload.check_seconds("only_for_seconds", given["only_for_seconds"], _MAX_AFTER)
+        own["only_for_until"] = begin() + dt.timedelta(seconds=length)
     if "not_for" in given:
-        names = [given["not_for"]] if isinstance(given["not_for"], str) else given["not_for"]
-        if not isinstance(names, Iterable):
-            raise Invalid({"not_for": ["This is a name, or several."]})
-        own["not_for"] = sorted({payload.check_key("not_for", name, longest) for name in names})
+        own["not_for"] = _names(given["not_for"])
     return own
+
+
+def _names(value: t.Any) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, Iterable):
+        raise Invalid({"not_for": ["This is a name, or several."]})
+    checked = sorted({payload.check_key("not_for", name, _LONGEST) for name in names})
+    if len("\n".join(checked).encode()) > _MAX_NAMES_BYTES:
+        raise Invalid({"not_for": [f"These names are over {_MAX_NAMES_BYTES} bytes."]})
+    return checked
 
 
 def enqueue_many(store: Store, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list[JobMixin]:

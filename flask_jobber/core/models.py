@@ -73,6 +73,8 @@ class JobMixin:
     note: Mapped[str | None] = mapped_column(name_type(MAX_NOTE))
     unique_key: Mapped[str | None] = mapped_column(name_type(MAX_UNIQUE_KEY))
     only_for: Mapped[str | None] = mapped_column(_LOCKER)
+    #: Then ``only_for`` was a wish: others may have it.
+    only_for_until: Mapped[dt.datetime | None] = mapped_column(Instant)
     not_for: Mapped[list[str] | None] = mapped_column(NameList)
     created_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
     updated_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow(), onupdate=utcnow())
