@@ -139,8 +139,8 @@ class Jobber:
     def store(self) -> Store:
         """Return what the verbs of :mod:`flask_jobber.core` work on, in the current app."""
         session = self.db.session()
-        types = self.registry.types
-        return Store(session, self.Job, self.History, self.settings, types, self, self._statements)
+        known = self.registry.types, self.registry.feedback
+        return Store(session, self.Job, self.History, self.settings, *known, self, self._statements)
 
     # -- what the app registers ------------------------------------------------------------
 
@@ -206,6 +206,20 @@ class Jobber:
         """Register ``(job, error) -> None``, called once when a job of the type ends failed."""
         return self._typed(_own_type(type), "on_failure")
 
+    def feedback(self, name: str) -> t.Callable[[F], F]:
+        """Register ``(job, result)`` or ``(job, error)`` for the jobs that name it.
+
+        As their ``on_success`` it is called like a :meth:`processor`, after that of the type;
+        as their ``on_failure`` like :meth:`on_failure`.
+        """
+        payload.check_name("name", name)
+
+        def register(function: F) -> F:
+            self.registry.add_feedback(name, _synchronous(function))
+            return function
+
+        return register
+
     def _typed(self, type: str, what: str) -> t.Callable[[F], F]:
         def register(function: F) -> F:
             self.registry.add_type(type, **{what: _synchronous(function)})
@@ -257,6 +271,8 @@ class Jobber:
         only_for: str | None = None,
         only_for_seconds: Length | None = None,
         not_for: str | t.Iterable[str] | None = None,
+        on_success: str | None = None,
+        on_failure: str | None = None,
         **columns: t.Any,
     ) -> t.Any:
         """Add a job to the caller's transaction and return it, flushed.
@@ -275,6 +291,7 @@ class Jobber:
         :param only_for: the one locker, login or node that may have it; ``not_for``: those
             that may not.
         :param only_for_seconds: so long after it is due others may have it too.
+        :param on_success: the :meth:`feedback` that gets its result; ``on_failure``: its error.
         :param columns: the app's own columns.
 
         Lengths are seconds or timedeltas.
@@ -286,7 +303,7 @@ class Jobber:
             "queue": queue, "priority": priority, "run_at": run_at, "after": after, "expires_at": expires_at,
             "max_attempts": max_attempts, "backoff": backoff, "lease_for": lease_for,
             "unique_key": unique_key, "only_for": only_for, "only_for_seconds": only_for_seconds,
-            "not_for": not_for,
+            "not_for": not_for, "on_success": on_success, "on_failure": on_failure,
         }  # fmt: skip
         if data is None and type is not None and not isinstance(type, str):
             return self._performer.enqueue(type, {**columns, **own})

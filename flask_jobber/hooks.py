@@ -49,11 +49,13 @@ class JobType:
 
 
 class Registry:
-    """The hooks and types of one Jobber. Closed by its first request."""
+    """The hooks, types and feedback of one Jobber. Closed by its first request."""
 
     def __init__(self) -> None:
         self.hooks: dict[str, Function] = {}
         self.types: dict[str, JobType] = {}
+        #: What single jobs name to be called at their end.
+        self.feedback: dict[str, Function] = {}
         self.closed = False
         #: The forms of scope that have been looked at, see ``api/identity.py``.
         self.checked_scopes: set[t.Hashable] = set()
@@ -83,6 +85,16 @@ class Registry:
             if getattr(known, key) is not None:
                 raise SetupError(f"The type {name!r} has its {key} already; a type has one.")
             setattr(known, key, value() if isinstance(value, type) else value)
+
+    def add_feedback(self, name: str, function: Function) -> None:
+        """Register the function that jobs may name.
+
+        :raises SetupError: when the name is taken, or after the first request.
+        """
+        self._check_open(f"the feedback {name!r}")
+        if name in self.feedback:
+            raise SetupError(f"There is a feedback {name!r} already: {self.feedback[name]!r}.")
+        self.feedback[name] = function
 
     def note_scope(self, key: t.Hashable) -> None:
         """Remember a form of scope that has been looked at."""

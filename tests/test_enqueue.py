@@ -47,7 +47,8 @@ def test_a_plain_job_has_the_apps_defaults(make_world: MakeWorld, db_url: str) -
     }  # fmt: skip
     assert (row["attempts"], row["failures"]) == (0, 0)
     unset = {
-        "data", "result", "extras", "backoff", "lease_for", "expires_at", "unique_key", "only_for", "only_for_until", "not_for",
+        "data", "result", "extras", "backoff", "lease_for", "expires_at", "unique_key", "only_for", "not_for",
+        "only_for_until", "on_success", "on_failure", "every", "series", "slot",
         "locked_by", "locked_at", "locked_until", "lease_seconds", "progress", "note", "finished_at",
         "user_id", "written",
     }  # fmt: skip

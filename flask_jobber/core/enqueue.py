@@ -35,9 +35,12 @@ class Spec(t.TypedDict, total=False):
     only_for: str
     only_for_seconds: float | dt.timedelta
     not_for: str | t.Iterable[str]
+    on_success: str
+    on_failure: str
 
 
 _OWN = frozenset(Spec.__annotations__)
+_FEEDBACK = ("on_success", "on_failure")
 _LONGEST = payload.MAX_LOCKER + 61
 # A delay of a century is a mistake in the unit.
 _MAX_AFTER = 100 * 365.25 * 86_400
@@ -60,6 +63,7 @@ def build(
         payload.check_unreserved("type", payload.check_name("type", given.get("type")))
     times = _times(given, now)
     own = _plain(store, given) | times | _affinity(given, lambda: times.get("run_at") or now())
+    own |= _feedback(store, given)
     return store.Job(**own, **columns)
 
 
@@ -128,6 +132,14 @@ def _affinity(given: t.Mapping[str, t.Any], begin: t.Callable[[], dt.datetime]) 
         own["only_for_until"] = begin() + dt.timedelta(seconds=length)
     if "not_for" in given:
         own["not_for"] = _names(given["not_for"])
+    return own
+
+
+def _feedback(store: Store, given: t.Mapping[str, t.Any]) -> dict[str, str]:
+    own = {field: payload.check_name(field, given[field]) for field in _FEEDBACK if field in given}
+    unknown = [field for field, name in own.items() if name not in store.feedback]
+    if unknown:
+        raise Invalid({field: ["No feedback of this name is registered."] for field in unknown})
     return own
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from . import candidates as find
 from .engines import utcnow
-from .hold import UNHELD, finish
+from .hold import UNHELD, finish, followed
 from .scope import Expression
 from .settle import ended
 from .states import State, Verb
@@ -50,8 +50,8 @@ def end_dead(store: Store, wanted: find.Wanted, limit: int = 1000) -> None:
 def _end(store: Store, key: t.Hashable, values: dict[str, t.Any], *conditions: Expression) -> int:
     c = store.jobs.c
     columns = (
-        c.type, c.state, c.attempts, c.failures, c.locked_by, find.exhausted(store).label("exhausted"),
-        utcnow().label("now"),
+        c.state, c.attempts, c.failures, c.locked_by, find.exhausted(store).label("exhausted"),
+        *followed(store), utcnow().label("now"),
     )  # fmt: skip
     chosen = c.id.in_(missed("ids", expanding=True))
     if not values["ids"]:
@@ -61,7 +61,7 @@ def _end(store: Store, key: t.Hashable, values: dict[str, t.Any], *conditions: E
         return store.locking(columns, chosen, find.still(*conditions), skip_locked=True)
 
     rows = store.run(("end", key), lock, values).all()
-    finish(store, [_change(row) for row in rows], {row.id: row.type for row in rows})
+    finish(store, [_change(row) for row in rows], {row.id: row for row in rows})
     return len(rows)
 
 

@@ -17,7 +17,7 @@ from ..errors import AlreadySettled, Cancelled, JobberError, LeaseLost, NotFound
 from .candidates import lapsed, word
 from .engines import utcnow
 from .payload import MAX_ID, MAX_NOTE, check_seconds, check_text
-from .process import call_on_failure
+from .process import call_on_failure, has_say
 from .quota import check_room
 from .scope import Expression, Scope
 from .states import State, Verb
@@ -86,8 +86,8 @@ def fence(store: Store, holder: Holder, items: t.Sequence[Item]) -> dict[tuple[i
 def _fence(store: Store, holder: Holder, one: bool) -> sa.Executable:
     c = store.jobs.c
     columns = (
-        c.type, c.state, c.attempts, c.failures, c.max_attempts, c.backoff, c.lease_seconds, c.not_for,
-        c.locked_by, c.locked_until, utcnow().label("now"),
+        c.state, c.attempts, c.failures, c.max_attempts, c.backoff, c.lease_seconds, c.not_for, c.locked_by,
+        c.locked_until, *followed(store), utcnow().label("now"),
     )  # fmt: skip
     held = held_by(store, missed("locker", sa.String()), holder.scope.template)
     if one:
@@ -144,14 +144,14 @@ def settle(
     for batch in _rounds(items):
         sound = {place: item for place, item in batch.items() if _checked(store, place, item, outcomes)}
         rows = fence(store, holder, list(sound.values()))
-        changes, types = list[Change](), {row.id: row.type for row in rows.values()}
+        changes, known = list[Change](), {row.id: row for row in rows.values()}
         called = False
         for place, item in sound.items():
             row = rows.get((item.job_id, item.attempt))
-            calls = row is not None and row.type in store.types
+            calls = row is not None and has_say(store, row)
             if calls or called:
                 # The app's code may change any job: write what is decided before it, look again after.
-                finish(store, changes, types)
+                finish(store, changes, known)
                 rest = [item] if calls else [other for there, other in sound.items() if there >= place]
                 changes, rows = [], fence(store, holder, rest)
                 row = rows.get((item.job_id, item.attempt))
@@ -161,7 +161,7 @@ def settle(
                 continue
             outcomes[place], change = decide(store, row, item)
             changes += [change] if change else []
-        finish(store, changes, types)
+        finish(store, changes, known)
     return [outcomes[place] for place in sorted(outcomes)]
 
 
@@ -191,13 +191,21 @@ def refuse(store: Store, holder: Holder, item: Item) -> Outcome:
     return Outcome(item, error=refusal(store, holder, item)[0])
 
 
-def finish(store: Store, changes: t.Sequence[Change], types: t.Mapping[int, str]) -> None:
-    """Write the changes, then tell the failure processors which jobs have ended failed."""
+def followed(store: Store) -> tuple[t.Any, ...]:
+    """Return the columns that decide what follows a job's end."""
+    c = store.jobs.c
+    return c.type, c.on_success, c.on_failure
+
+
+def finish(store: Store, changes: t.Sequence[Change], rows: t.Mapping[int, Row]) -> None:
+    """Write the changes, then tell the failure processors which jobs have ended failed.
+
+    :param rows: by id, with the columns of :func:`followed`.
+    """
     apply(store, changes)
     for change in changes:
         if change.to_state is State.FAILED:
-            broken = call_on_failure(store, change.job_id, types[change.job_id], change.error)
-            if broken is not None:
+            for broken in call_on_failure(store, rows[change.job_id], change.error):
                 append(store, [dataclasses.replace(change, from_state=State.FAILED, error=broken)])
 
 

@@ -76,6 +76,15 @@ class JobMixin:
     #: Then ``only_for`` was a wish: others may have it.
     only_for_until: Mapped[dt.datetime | None] = mapped_column(Instant)
     not_for: Mapped[list[str] | None] = mapped_column(NameList)
+    #: Names of the app's feedback, called like its processors.
+    on_success: Mapped[str | None] = mapped_column(name_type(100))
+    on_failure: Mapped[str | None] = mapped_column(name_type(100))
+    #: JSON, see :mod:`.cadence`: its end makes the next job of the series.
+    every: Mapped[t.Any] = mapped_column(Json, nullable=True)
+    #: The name of the series that it is, or was, a job of.
+    series: Mapped[str | None] = mapped_column(name_type(100))
+    #: When the series has this one run; back-off moves ``run_at`` only.
+    slot: Mapped[dt.datetime | None] = mapped_column(Instant)
     created_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
     updated_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow(), onupdate=utcnow())
     finished_at: Mapped[dt.datetime | None] = mapped_column(Instant)
@@ -164,6 +173,7 @@ def _add_constraints(table: sa.Table) -> None:
     ended = f"({_in('state', TERMINAL)})"
     table.primary_key.name = table.primary_key.name or f"pk_{table.name}"
     table.append_constraint(sa.UniqueConstraint(c.unique_key, name=f"uq_{table.name}_unique_key"))
+    table.append_constraint(sa.UniqueConstraint(c.series, c.slot, name=f"uq_{table.name}_slot"))
     for name, rule in {
         "state": _in("state", State),
         "ended": f"(finished_at IS NOT NULL AND {ended}) OR (finished_at IS NULL AND NOT {ended})",

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.orm.attributes import set_committed_value
 
-from ..hooks import JobType
+from ..hooks import Function, JobType
 from .engines import TransactionLost
 from .models import JobMixin
 from .payload import MAX_ERROR_MESSAGE, MAX_ERROR_TYPE, MAX_TRACEBACK
@@ -37,40 +37,60 @@ def _storable(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
-def call_processor(
-    store: Store, row: t.Any, known: JobType, result: t.Any, extras: t.Any
-) -> Exception | None:
-    """Run a result through its type's schema and processor; what they raise is returned, their work undone.
+def has_say(store: Store, row: t.Any) -> bool:
+    """Whether code of the app's may be called when a hold of the job ends."""
+    return row.type in store.types or row.on_success is not None or row.on_failure is not None
 
-    Both get copies: what is stored is what was delivered.
+
+def call_processor(store: Store, row: t.Any, result: t.Any, extras: t.Any) -> Exception | None:
+    """Run a result through its type's schema and processor and its job's feedback.
+
+    What they raise is returned, their work undone. All get copies: what is stored is what
+    was delivered.
     """
-    if known.processor is None:
-        return _call(store, known.load_result, copy.deepcopy(result))
+    known, calls = store.types.get(row.type) or JobType(), list[Function]()
+    if known.processor is not None:
+        calls.append(known.processor)
+    if row.on_success is not None:
+        calls.append(_feedback(store, row.on_success))
+    if not calls:
+        return _call(store, known.load_result, copy.deepcopy(result)) if known.schema else None
     job = _load(store, row.id)
     # The processor may want what the client added; the row gets it with the result.
     set_committed_value(job, "extras", copy.deepcopy(extras))
-    return _call(store, _process, known, job, copy.deepcopy(result), (row.state, row.attempts))
+    return _call(store, _process, known, calls, job, result, (row.state, row.attempts))
 
 
-def _process(known: JobType, job: t.Any, result: t.Any, before: tuple[str, int]) -> None:
-    assert known.processor is not None
-    known.processor(job, known.load_result(result))
-    if (job.state, job.attempts) != before:
-        raise RuntimeError("A processor may not change the state of its job: raise ResultRejected instead.")
+def _process(
+    known: JobType, calls: t.Sequence[Function], job: t.Any, result: t.Any, before: tuple[str, int]
+) -> None:
+    for call in calls:
+        call(job, known.load_result(copy.deepcopy(result)))
+        if (job.state, job.attempts) != before:
+            raise RuntimeError(
+                "A processor may not change the state of its job: raise ResultRejected instead."
+            )
 
 
-def call_on_failure(store: Store, job_id: int, type_: str, error: t.Any) -> dict[str, t.Any] | None:
-    """Call a type's failure processor; when it breaks, log it and return a description."""
-    known = store.types.get(type_)
-    if known is None or known.on_failure is None:
-        return None
-    broken = _call(store, known.on_failure, _load(store, job_id), error)
-    if broken is None:
-        return None
-    logger.error(
-        "a failure processor broke", exc_info=broken, extra={"action": "on_failure", "job_id": job_id}
-    )
-    return describe(broken)
+def _feedback(store: Store, name: str) -> Function:
+    def absent(*args: t.Any) -> t.NoReturn:
+        raise LookupError(f"This process knows no feedback {name!r}: import the module that registers it.")
+
+    return store.feedback.get(name, absent)
+
+
+def call_on_failure(store: Store, row: t.Any, error: t.Any) -> t.Iterator[dict[str, t.Any]]:
+    """Call a type's failure processor and a job's feedback; log and describe each that breaks."""
+    known = store.types.get(row.type)
+    calls = [known.on_failure] if known is not None and known.on_failure is not None else []
+    if row.on_failure is not None:
+        calls.append(_feedback(store, row.on_failure))
+    for call in calls:
+        broken = _call(store, call, _load(store, row.id), error)
+        if broken is not None:
+            about = {"action": "on_failure", "job_id": row.id}
+            logger.error("a failure processor broke", exc_info=broken, extra=about)
+            yield describe(broken)
 
 
 def _load(store: Store, job_id: int) -> JobMixin:

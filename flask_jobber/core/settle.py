@@ -20,13 +20,14 @@ from .hold import (
     Row,
     change_of,
     finish,
+    followed,
     held_by,
     possible,
     refusal,
     settle,
 )
 from .payload import canonical, check_error, check_json, check_seconds
-from .process import call_processor, describe
+from .process import call_processor, describe, has_say
 from .states import State, Verb
 from .store import Store, missed
 from .transition import Change, announce
@@ -85,9 +86,11 @@ def _at_once(store: Store, holder: Holder) -> sa.Insert:
     c, h = store.jobs.c, store.history.c
     mine = (c.id == missed("id", c.id.type), c.attempts == missed("attempt", c.attempts.type))
     held = held_by(store, missed("locker", c.locked_by.type), holder.scope.template)
+    # What has something to follow goes the long way.
+    alone = (c.on_success.is_(None), c.every.is_(sa.null()))
     kept = {name: missed(name, c[name].type) for name in ("result", "extras")}
     gone = dict.fromkeys(("locked_until", "lease_seconds", "unique_key"))
-    write = sa.update(store.jobs).where(*mine, *held)
+    write = sa.update(store.jobs).where(*mine, *held, *alone)
     write = write.values({**kept, **gone, "state": State.SUCCEEDED.value, "finished_at": utcnow()})
     written = write.returning(c.id, c.attempts, c.locked_by).cte("written")
     states = (sa.literal_column(f"'{state}'", sa.String()) for state in (State.LOCKED, State.SUCCEEDED))
@@ -117,11 +120,10 @@ def _again(store: Store, row: Row, calls: int) -> tuple[State, dict[str, t.Any]]
 
 
 def _process(store: Store, row: Row, result: t.Any, extras: t.Any) -> Exception | None:
-    """Run a result through its type's schema and processor; return what they raised."""
-    known = store.types.get(row.type)
-    if known is None or not (known.processor or known.schema):
+    """Run a result through its type's schema and processor and its feedback; return what they raised."""
+    if not has_say(store, row):
         return None
-    verdict = call_processor(store, row, known, result, extras)
+    verdict = call_processor(store, row, result, extras)
     accounted = verdict is None or isinstance(verdict, InvalidResult | ResultRejected)
     return verdict if accounted else _broken(row, t.cast(Exception, verdict))
 
@@ -248,7 +250,7 @@ def process_one(store: Store) -> bool:
     if row is None:
         return False
     verdict = _process(store, row, row.result, row.extras)
-    finish(store, [_settle_submitted(store, row, verdict)], {row.id: row.type})
+    finish(store, [_settle_submitted(store, row, verdict)], {row.id: row})
     return True
 
 
@@ -256,9 +258,8 @@ def _next_submitted(store: Store) -> Row | None:
     c = store.jobs.c
     due = (c.state == sa.literal_column(f"'{State.SUBMITTED}'"), c.run_at <= utcnow())
     columns = (
-        c.type, c.state, c.attempts, c.failures, c.max_attempts, c.backoff, c.not_for, c.locked_by, c.result,
-        c.extras,
-        utcnow().label("now"),
+        c.state, c.attempts, c.failures, c.max_attempts, c.backoff, c.not_for, c.locked_by, c.result,
+        c.extras, *followed(store), utcnow().label("now"),
     )  # fmt: skip
     # Another process may have the first; each locks one, whichever is free.
     for job_id in (

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from ..config import Settings
-from ..hooks import JobType
+from ..hooks import Function, JobType
 from .backoff import Backoff, read_backoff
 from .engines import utcnow
 from .models import HistoryMixin, JobMixin
@@ -31,6 +31,8 @@ class Store:
     History: type[HistoryMixin]
     settings: Settings
     types: t.Mapping[str, JobType]
+    #: What jobs may name in ``on_success`` and ``on_failure``.
+    feedback: t.Mapping[str, Function]
     #: The sender of the signals.
     sender: object
     #: What :meth:`run` has built.
