@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .core.backoff import Backoff, Constant, Exponential, Linear, Polynomial
+from .core.cadence import Cron
 from .core.models import HistoryMixin, JobMixin
 from .core.states import State
 from .errors import (
@@ -43,6 +44,7 @@ __all__ = [
     "Cancel",
     "Cancelled",
     "Constant",
+    "Cron",
     "DuplicateJob",
     "Exponential",
     "Fail",

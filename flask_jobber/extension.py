@@ -24,6 +24,7 @@ from .core import expire as expire_verbs
 from .core import hold, payload, settle
 from .core import prune as prune_verbs
 from .core.backoff import Backoff, read_backoff
+from .core.cadence import Every
 from .core.candidates import Wanted
 from .core.claim import Claim
 from .core.models import HistoryMixin, JobMixin, make_history, make_job
@@ -35,6 +36,7 @@ from .delayed.later import Delay, Later
 from .delayed.performer import Performer
 from .errors import Invalid, SetupError
 from .hooks import AnySchema, Function, Registry
+from .schedules import Schedules
 from .worker.handlers import Handlers
 
 logger = logging.getLogger("flask_jobber")
@@ -60,7 +62,7 @@ class _State:
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
-class Jobber:
+class Jobber(Schedules):
     """Hands an app's jobs to its logged-in users.
 
     :param db: the app's Flask-SQLAlchemy.
@@ -68,6 +70,8 @@ class Jobber:
         ``jobber_job`` is made.
     :param name: tells several Jobbers apart: name of the blueprint and prefix of the tables.
     :param bind_key: the Flask-SQLAlchemy bind of the tables that are made.
+    :param volatile: for trifles: PostgreSQL empties the tables that are made when it crashes,
+        and is quicker for it (``UNLOGGED``). They are ordinary ones elsewhere.
     :param settings: override the app's ``JOBBER_`` configuration; keys without the prefix.
 
     One Jobber may serve several apps; it holds none of them. Hooks and processors belong
@@ -82,19 +86,25 @@ class Jobber:
         *,
         name: str = "jobber",
         bind_key: str | None = None,
+        volatile: bool = False,
         settings: t.Mapping[str, t.Any] | None = None,
     ) -> None:
+        super().__init__()
         if job is not None and not issubclass(job, JobMixin):
             raise SetupError(f"Declare it with class {job.__name__}(JobMixin, db.Model).")
         if job is not None and bind_key is not None:
             raise SetupError("A class of your own says its bind itself: give it a __bind_key__.")
+        if job is not None and volatile:
+            raise SetupError(
+                "The table of a class of your own is as you make it; volatile=True is not for it."
+            )
         metadata = _metadata(db, bind_key)
         if job is None and f"{name}_job" in metadata.tables:
             raise SetupError(f"There is a table {name}_job already: give this Jobber another name=.")
         self.db = db
         self.name = name
         #: The mapped class of jobs.
-        self.Job: type[t.Any] = job or make_job(f"{name}_job", metadata)
+        self.Job: type[t.Any] = job or make_job(f"{name}_job", metadata, volatile=volatile)
         history = f"{name}_history" if job is None else f"{self.Job.__table__.name}_history"
         #: The mapped class of their history.
         self.History: type[HistoryMixin] = make_history(self.Job, history)
@@ -273,6 +283,7 @@ class Jobber:
         not_for: str | t.Iterable[str] | None = None,
         on_success: str | None = None,
         on_failure: str | None = None,
+        every: Every | None = None,
         **columns: t.Any,
     ) -> t.Any:
         """Add a job to the caller's transaction and return it, flushed.
@@ -292,6 +303,7 @@ class Jobber:
             that may not.
         :param only_for_seconds: so long after it is due others may have it too.
         :param on_success: the :meth:`feedback` that gets its result; ``on_failure``: its error.
+        :param every: run it again and again, see :meth:`schedule`; this one has no name.
         :param columns: the app's own columns.
 
         Lengths are seconds or timedeltas.
@@ -303,7 +315,7 @@ class Jobber:
             "queue": queue, "priority": priority, "run_at": run_at, "after": after, "expires_at": expires_at,
             "max_attempts": max_attempts, "backoff": backoff, "lease_for": lease_for,
             "unique_key": unique_key, "only_for": only_for, "only_for_seconds": only_for_seconds,
-            "not_for": not_for, "on_success": on_success, "on_failure": on_failure,
+            "not_for": not_for, "on_success": on_success, "on_failure": on_failure, "every": every,
         }  # fmt: skip
         if data is None and type is not None and not isinstance(type, str):
             return self._performer.enqueue(type, {**columns, **own})
@@ -456,12 +468,13 @@ class Jobber:
         return done
 
     def tidy(self) -> Tidied:
-        """Process some submitted results, expire and prune, committing each."""
+        """Process some submitted results, expire, prune and apply the schedules, committing each."""
         processed = self.process_submitted()
         expired = self.expire()
         self.db.session.commit()
         pruned = self.prune()
         self.db.session.commit()
+        self.apply_schedules()
         return Tidied(processed, expired, pruned)
 
     def tidy_soon(self) -> None:

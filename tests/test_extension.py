@@ -225,6 +225,8 @@ def test_what_is_no_class_of_jobs_is_refused() -> None:
         Jobber(db, NoJob)
     with pytest.raises(SetupError, match="__bind_key__"):
         Jobber(db, Job, bind_key="other")
+    with pytest.raises(SetupError, match="volatile"):
+        Jobber(db, Job, volatile=True)
 
 
 # -- settings ---------------------------------------------------------------------------------
@@ -444,3 +446,23 @@ def test_prune_goes_on_until_nothing_is_old(lite: World) -> None:
         session.execute(sa.update(lite.Job.__table__).values(ended))
 
     assert _run(lite.app, "prune") == (0, ["jobber: 1100 pruned"])
+
+
+def test_volatile_tables_are_unlogged_where_that_is_known(make_world: MakeWorld, db_url: str) -> None:
+    """Ordinary elsewhere, and so are all other tables; jobs go their way in them."""
+    world = make_world(db_url)
+    scratch = Jobber(world.db, name="scratch", volatile=True)
+    scratch.init_app(world.app)
+    with world.app.app_context():
+        world.db.create_all()
+        if world.db.engine.dialect.name == "postgresql":
+            kinds = (
+                "SELECT relname, relpersistence FROM pg_class WHERE relkind = 'r' AND relname ~ 'job|history'"
+            )
+            assert dict(map(tuple, world.db.session.execute(sa.text(kinds)).all())) == {
+                "job": "p", "job_history": "p", "scratch_job": "u", "scratch_history": "u",
+            }  # fmt: skip
+        scratch.enqueue("trifle")
+        (claim,) = scratch.claim(LOCKER)
+        assert scratch.deliver(LOCKER, claim.id, claim.attempt, 1) == State.SUCCEEDED
+        world.db.session.commit()

@@ -18,7 +18,7 @@ MOST_LINES = 400
 #: From the top; a part may import those below it, and others of its own.
 LAYERS = (
     ("__init__",),
-    ("extension", "cli", "testing"),
+    ("extension", "schedules", "cli", "testing"),
     ("dashboard", "accounts", "worker", "delayed"),
     ("api",),
     ("wakeup",),
@@ -29,7 +29,7 @@ LAYERS = (
 #: Imports nothing of the package, and nothing below imports it.
 ALONE = "client"
 #: What the core may use besides the standard library. Not Flask, nor what builds on it.
-LIBRARIES_OF_THE_CORE = {"sqlalchemy", "blinker", "marshmallow"}
+LIBRARIES_OF_THE_CORE = {"sqlalchemy", "blinker", "marshmallow", "croniter"}
 
 
 class Import(t.NamedTuple):
@@ -227,7 +227,7 @@ except ImportError as error:
 
 def test_the_package_needs_no_extra() -> None:
     """Each is imported where it is used, or never."""
-    absent = ("httpx2", "anyio", "psycopg", "pymysql", "asgiref", "alembic", "flask_wtf")
+    absent = ("httpx2", "anyio", "croniter", "psycopg", "pymysql", "asgiref", "alembic", "flask_wtf")
     without = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))"
     assert "Jobber" in run(f"{without}; import flask_jobber; print(flask_jobber.Jobber)")
 

@@ -24,20 +24,22 @@ def cancel(store: Store, job_id: int, scope: sa.ColumnElement[t.Any]) -> None:
     """
     row = _lock(store, job_id, scope, Verb.CANCEL)
     # Who held it stays: it is to be told "cancelled", not "lost".
-    values = ended(row.now) | {"locked_until": None, "lease_seconds": None}
+    values = ended(row.now) | {"locked_until": None, "lease_seconds": None, "slot": row.past_slot}
     _apply(store, row, Verb.CANCEL, State.CANCELLED, values)
 
 
 def retry(store: Store, job_id: int, scope: sa.ColumnElement[t.Any]) -> None:
     """Give a failed, cancelled or expired job another life: its failures and exclusions are forgotten.
 
-    A job whose result is kept goes back to its processor, any other one into the pool.
+    A job whose result is kept goes back to its processor, any other one into the pool. One
+    of a series runs alone: the series has gone on, or is over.
 
     :raises NotFound: when there is none in the scope.
     :raises IllegalTransition: when it has not ended, or succeeded.
     """
     row = _lock(store, job_id, scope, Verb.RETRY)
     fresh: dict[str, t.Any] = {"failures": 0, "not_for": None, "run_at": row.now, "finished_at": None}
+    fresh["every"] = None
     if row.delivered:
         _apply(store, row, Verb.RETRY, State.SUBMITTED, fresh)
     else:
@@ -49,7 +51,9 @@ def _lock(store: Store, job_id: int, scope: sa.ColumnElement[t.Any], verb: Verb)
     # A job brought back after its expires_at would be ended by the next claim.
     unexpired = sa.case((c.expires_at > utcnow(), c.expires_at), else_=sa.null()).label("unexpired")
     delivered = sa.case((c.result.is_(sa.null()), sa.false()), else_=sa.true()).label("delivered")
-    columns = (c.state, c.attempts, c.locked_by, delivered, unexpired, utcnow().label("now"))
+    # A slot that has not come is free for the series that is begun anew.
+    past_slot = sa.case((c.slot <= utcnow(), c.slot), else_=sa.null()).label("past_slot")
+    columns = (c.state, c.attempts, c.locked_by, delivered, unexpired, past_slot, utcnow().label("now"))
     rows = store.lock(columns, c.id == job_id, scope) if 1 <= job_id <= MAX_ID else ()
     if not rows:
         raise NotFound

@@ -16,7 +16,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.schema import CreateTable
+from sqlalchemy.sql.compiler import DDLCompiler, SQLCompiler
 from sqlalchemy.sql.elements import Null
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
@@ -143,6 +144,16 @@ def _(element: utcnow, compiler: SQLCompiler, **kw: t.Any) -> str:
 @compiles(utcnow, *_MYSQL)
 def _(element: utcnow, compiler: SQLCompiler, **kw: t.Any) -> str:
     return "UTC_TIMESTAMP(6)"
+
+
+#: A table's ``info`` with this key: it need not outlive a crash of the server.
+VOLATILE = "flask_jobber.volatile"
+
+
+@compiles(CreateTable, "postgresql")
+def _(element: CreateTable, compiler: DDLCompiler, **kw: t.Any) -> str:
+    text: str = compiler.visit_create_table(element, **kw)  # type: ignore[no-untyped-call]
+    return text.replace("CREATE ", "CREATE UNLOGGED ", 1) if VOLATILE in element.element.info else text
 
 
 class plus_seconds(FunctionElement[dt.datetime]):

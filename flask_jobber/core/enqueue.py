@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import typing as t
+import uuid
 from collections.abc import Iterable
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import DuplicateJob, Invalid
-from . import payload
+from . import cadence, payload
 from .backoff import read_backoff
 from .models import JobMixin
+from .series import UNNAMED, key_of
 from .states import State, Verb
 from .store import Store
 from .transition import Change, record
@@ -37,13 +39,12 @@ class Spec(t.TypedDict, total=False):
     not_for: str | t.Iterable[str]
     on_success: str
     on_failure: str
+    every: cadence.Every
 
 
 _OWN = frozenset(Spec.__annotations__)
 _FEEDBACK = ("on_success", "on_failure")
 _LONGEST = payload.MAX_LOCKER + 61
-# A delay of a century is a mistake in the unit.
-_MAX_AFTER = 100 * 365.25 * 86_400
 # MySQL's TEXT holds 65,535; rejections may add some.
 _MAX_NAMES_BYTES = 40_000
 
@@ -63,7 +64,7 @@ def build(
         payload.check_unreserved("type", payload.check_name("type", given.get("type")))
     times = _times(given, now)
     own = _plain(store, given) | times | _affinity(given, lambda: times.get("run_at") or now())
-    own |= _feedback(store, given)
+    own |= _feedback(store, given) | _series(given, own, times)
     return store.Job(**own, **columns)
 
 
@@ -107,13 +108,17 @@ def _backoff(value: object) -> dict[str, t.Any]:
 
 def _times(given: t.Mapping[str, t.Any], now: t.Callable[[], dt.datetime]) -> dict[str, t.Any]:
     times: dict[str, t.Any] = {}
+    if "every" in given:
+        times["every"] = cadence.read(given["every"])
     if "run_at" in given and "after" in given:
         raise Invalid({"after": ["Give run_at or after, not both."]})
     if "run_at" in given:
         times["run_at"] = payload.check_instant("run_at", given["run_at"])
     if "after" in given:
-        length = payload.check_seconds("after", given["after"], _MAX_AFTER, zero=True)
+        length = payload.check_seconds("after", given["after"], payload.MAX_SECONDS, zero=True)
         times["run_at"] = now() + dt.timedelta(seconds=length)
+    if "every" in times and "run_at" not in times:
+        times["run_at"] = cadence.first(times["every"], now())
     if "run_at" in times and times["run_at"] > now():
         times["state"] = State.SCHEDULED.value
     if "expires_at" in given:
@@ -128,7 +133,7 @@ def _affinity(given: t.Mapping[str, t.Any], begin: t.Callable[[], dt.datetime]) 
     if "only_for_seconds" in given:
         if "only_for" not in given:
             raise Invalid({"only_for_seconds": ["Say for whom, in only_for."]})
-        length = payload.check_seconds("only_for_seconds", given["only_for_seconds"], _MAX_AFTER)
+        length = payload.check_seconds("only_for_seconds", given["only_for_seconds"], payload.MAX_SECONDS)
         own["only_for_until"] = begin() + dt.timedelta(seconds=length)
     if "not_for" in given:
         own["not_for"] = _names(given["not_for"])
@@ -141,6 +146,20 @@ def _feedback(store: Store, given: t.Mapping[str, t.Any]) -> dict[str, str]:
     if unknown:
         raise Invalid({field: ["No feedback of this name is registered."] for field in unknown})
     return own
+
+
+def _series(
+    given: t.Mapping[str, t.Any], own: t.Mapping[str, t.Any], times: t.Mapping[str, t.Any]
+) -> dict[str, t.Any]:
+    """Return what makes a job the first of a series, without a name that anyone knows."""
+    if "every" not in times:
+        return {}
+    if "unique_key" in given:
+        raise Invalid({"unique_key": ["A job of a series has one already."]})
+    not_for = {"not_for": own["not_for"]} if "not_for" in own else {}
+    name = f"{UNNAMED}{uuid.uuid4().hex}"
+    chain = {"series": name, "unique_key": key_of(name), "slot": times["run_at"]}
+    return {**chain, "every": times["every"] | not_for}
 
 
 def _names(value: t.Any) -> list[str]:
@@ -195,7 +214,8 @@ def _insert_unique(store: Store, jobs: list[JobMixin]) -> None:
         store.session.flush()
     except IntegrityError as error:
         savepoint.rollback()
-        if "unique_key" in str(error.orig):  # every engine names the constraint or the column
+        # Every engine names the constraint or the column; of two that are broken any one.
+        if any(name in str(error.orig) for name in ("unique_key", "_slot", ".slot")):
             raise DuplicateJob from error
         raise
     savepoint.commit()

@@ -20,6 +20,7 @@ from .payload import MAX_ID, MAX_NOTE, check_seconds, check_text
 from .process import call_on_failure, has_say
 from .quota import check_room
 from .scope import Expression, Scope
+from .series import ENDS, follow
 from .states import State, Verb
 from .store import Store, missed
 from .transition import Change, append, apply, forget
@@ -194,16 +195,18 @@ def refuse(store: Store, holder: Holder, item: Item) -> Outcome:
 def followed(store: Store) -> tuple[t.Any, ...]:
     """Return the columns that decide what follows a job's end."""
     c = store.jobs.c
-    return c.type, c.on_success, c.on_failure
+    return c.type, c.on_success, c.on_failure, c.every.is_not(sa.null()).label("repeats")
 
 
 def finish(store: Store, changes: t.Sequence[Change], rows: t.Mapping[int, Row]) -> None:
-    """Write the changes, then tell the failure processors which jobs have ended failed.
+    """Write the changes, make the next jobs of series, tell the failure processors what has failed.
 
     :param rows: by id, with the columns of :func:`followed`.
     """
     apply(store, changes)
     for change in changes:
+        if change.to_state in ENDS and rows[change.job_id].repeats:
+            follow(store, change.job_id)
         if change.to_state is State.FAILED:
             for broken in call_on_failure(store, rows[change.job_id], change.error):
                 append(store, [dataclasses.replace(change, from_state=State.FAILED, error=broken)])

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Mapped, Mapper, mapped_column, registry
 
-from .engines import BigId, Instant, Json, NameList, name_type, utcnow
+from .engines import VOLATILE, BigId, Instant, Json, NameList, name_type, utcnow
 from .payload import MAX_LOCKER, MAX_NOTE, MAX_UNIQUE_KEY
 from .states import POOL, TERMINAL, State
 
@@ -114,19 +114,24 @@ class HistoryMixin:
     error: Mapped[t.Any] = mapped_column(Json, nullable=True)
 
 
-def make_job(tablename: str, metadata: sa.MetaData) -> type[JobMixin]:
-    """Return a plain job class, for an app that needs no columns of its own."""
-    return _map("Job", JobMixin, tablename, metadata)
+def make_job(tablename: str, metadata: sa.MetaData, *, volatile: bool = False) -> type[JobMixin]:
+    """Return a plain job class, for an app that needs no columns of its own.
+
+    :param volatile: what is in its table may be lost when the database server crashes.
+    """
+    return _map("Job", JobMixin, tablename, metadata, volatile)
 
 
 def make_history(job: type[JobMixin], tablename: str) -> type[HistoryMixin]:
     """Return the class of the history of ``job``, in the same metadata."""
-    return _map("JobHistory", HistoryMixin, tablename, job.__table__.metadata)
+    table = job.__table__
+    return _map("JobHistory", HistoryMixin, tablename, table.metadata, VOLATILE in table.info)
 
 
-def _map(name: str, mixin: type[t.Any], tablename: str, metadata: sa.MetaData) -> type[t.Any]:
-    cls = type(name, (mixin,), {"__tablename__": tablename, "__module__": __name__})
-    return registry(metadata=metadata).mapped(cls)
+def _map(name: str, mixin: type[t.Any], tablename: str, metadata: sa.MetaData, volatile: bool) -> type[t.Any]:
+    info = {"info": {VOLATILE: True} if volatile else {}}
+    names = {"__tablename__": tablename, "__module__": __name__, "__table_args__": info}
+    return registry(metadata=metadata).mapped(type(name, (mixin,), names))
 
 
 def _in(column: str, words: t.Iterable[str]) -> str:

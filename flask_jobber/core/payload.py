@@ -28,6 +28,8 @@ MAX_ERROR_TYPE = 200
 MAX_ERROR_MESSAGE = 2_000
 MAX_TRACEBACK = 20_000
 MAX_ID = 2**63 - 1
+#: A century. A longer one is a mistake in the unit.
+MAX_SECONDS = 100 * 365.25 * 86_400
 _MAX_INT = 2**31 - 1
 _FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 # An escaped NUL, not a backslash followed by the letters u0000.

@@ -9,6 +9,8 @@ import sqlalchemy as sa
 
 from .engines import plus_seconds, utcnow
 from .queries import equal
+from .scope import Expression
+from .series import UNNAMED
 from .store import Store
 
 
@@ -21,7 +23,7 @@ def prune(store: Store, limit: int = 1000, older_than: dt.timedelta | None = Non
     c = store.jobs.c
     border = plus_seconds(utcnow(), sa.literal(-age.total_seconds(), sa.Double()))
     old = sa.and_(c.finished_at.is_not(None), c.finished_at <= border)
-    chosen = sa.select(c.id).where(old).order_by(c.finished_at).limit(limit)
+    chosen = sa.select(c.id).where(old, _is_not_the_last(store)).order_by(c.finished_at).limit(limit)
     ids = store.execute(chosen).scalars().all()
     rows = store.lock((), c.id.in_(ids), old, skip_locked=True) if ids else ()
     _delete(store, [row.id for row in rows])
@@ -53,3 +55,10 @@ def _delete(store: Store, gone: t.Sequence[int]) -> None:
         ids = [{"gone": job_id} for job_id in gone]
         store.execute(sa.delete(store.history).where(store.history.c.job_id == sa.bindparam("gone")), ids)
         store.execute(sa.delete(store.jobs).where(store.jobs.c.id == sa.bindparam("gone")), ids)
+
+
+def _is_not_the_last(store: Store) -> Expression:
+    """Keep the last job of a series with a name: it tells that it was ended on purpose."""
+    c, later = store.jobs.c, store.jobs.alias()
+    others = sa.exists().where(later.c.series == c.series, later.c.id > c.id)
+    return sa.or_(c.series.is_(None), c.series.startswith(UNNAMED), others)
