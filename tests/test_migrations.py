@@ -59,6 +59,7 @@ jobber = Jobber(db, Job)
 jobber.scope(lambda: Job.user_id == current_user.id)
 # A second Jobber, whose plain tables are the package's alone.
 plain = Jobber(db, name="plain")
+scratch = Jobber(db, name="scratch", volatile=True)
 
 
 def create_app():
@@ -70,6 +71,7 @@ def create_app():
     login.request_loader(lambda request: db.session.get(User, request.headers["Authorization"].split()[1]))
     app.register_blueprint(jobber.blueprint, url_prefix="/jobber")
     app.register_blueprint(plain.blueprint, url_prefix="/plain")
+    app.register_blueprint(scratch.blueprint, url_prefix="/scratch")
     return app
 """
 COMMANDS = """
@@ -90,6 +92,8 @@ INSTANT = dt.datetime(2026, 1, 2, 3, 4, 5, 678_901, dt.UTC)
 _DESCRIBE_POSTGRESQL = (
     "SELECT table_name, column_name, data_type, character_maximum_length, is_nullable, column_default"
     " FROM information_schema.columns WHERE table_schema = 'public'",
+    "SELECT relname, relpersistence FROM pg_class"
+    " WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'",
     "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'",
     "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
     " WHERE connamespace = 'public'::regnamespace",

@@ -497,6 +497,44 @@ def test_what_was_ended_on_purpose_is_not_brought_back_by_code(world: World, pru
     assert [job.state for job in _rows(world)][-1] == "queued"
 
 
+def test_a_running_job_that_was_made_the_last_stays_the_last(world: World) -> None:
+    """A process that still declares its series does not begin it anew."""
+    world.jobber.schedule("nightly", "work", every=60)
+    with world.app.app_context():
+        world.jobber.apply_schedules()
+    claim = _claim(world)
+    with world.session():
+        world.jobber.unschedule("nightly")
+    world.jobber.schedule("nightly", "work", every=60)  # another process
+    with world.app.app_context():
+        world.jobber.apply_schedules()
+        world.jobber.deliver(LOCKER, claim.id, claim.attempt, 1)
+        world.jobber.tidy()
+    assert [job.state for job in _rows(world)] == ["succeeded"]
+
+
+def test_a_series_whose_job_was_deleted_goes_on(world: World) -> None:
+    """By hand, past all verbs: nobody has ended it."""
+    world.jobber.schedule("nightly", "work", every=60)
+    with world.app.app_context():
+        world.jobber.apply_schedules()
+    _succeed(world)
+    with world.session() as session:
+        session.execute(sa.delete(world.Job).where(world.Job.id == _rows(world)[-1].id))
+    with world.app.app_context():
+        world.jobber.tidy()
+    assert [job.state for job in _rows(world)] == ["succeeded", "queued"]
+
+
+def test_a_declaration_may_be_taken_back_before_it_is_applied(world: World) -> None:
+    """Then there is nothing to apply."""
+    world.jobber.schedule("nightly", "work", every=60)
+    with world.app.app_context():
+        assert world.jobber.unschedule("nightly") is False
+        world.jobber.apply_schedules()
+    assert _rows(world) == []
+
+
 def test_a_call_begins_anew_what_was_ended(world: World) -> None:
     """Alike or not."""
     _schedule(world)

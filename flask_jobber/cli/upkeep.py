@@ -25,7 +25,7 @@ def process(limit: int, name: str | None) -> None:
 @group.command()
 @any_of_them
 def tidy(name: str | None) -> None:
-    """Process submitted results, expire and prune."""
+    """Process submitted results, expire, prune and apply the schedules."""
     for jobber in jobbers(name):
         done = jobber.tidy()
         click.echo(f"{jobber.name}: {done.processed} processed, {done.expired} expired, {done.pruned} pruned")

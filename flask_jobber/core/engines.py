@@ -146,8 +146,8 @@ def _(element: utcnow, compiler: SQLCompiler, **kw: t.Any) -> str:
     return "UTC_TIMESTAMP(6)"
 
 
-#: A table's ``info`` with this key: it need not outlive a crash of the server.
-VOLATILE = "flask_jobber.volatile"
+#: A table's ``info`` with this key: it need not outlive a crash of the server. Migrations keep it.
+VOLATILE = "jobber.volatile"
 
 
 @compiles(CreateTable, "postgresql")

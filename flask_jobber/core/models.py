@@ -138,12 +138,14 @@ def _in(column: str, words: t.Iterable[str]) -> str:
     return f"{column} IN ({', '.join(repr(str(word)) for word in sorted(words))})"
 
 
-def _index(table: sa.Table, name: str, *columns: t.Any, only: str | None = None) -> None:
+def _index(
+    table: sa.Table, name: str, *columns: t.Any, only: str | None = None, unique: bool = False
+) -> None:
     # MySQL has no partial indexes; there the index holds all rows.
     where: dict[str, t.Any] = {}
     if only is not None:
         where = {"sqlite_where": sa.text(only), "postgresql_where": sa.text(only)}
-    sa.Index(f"ix_{table.name}_{name}", *columns, **where)
+    sa.Index(f"{'uq' if unique else 'ix'}_{table.name}_{name}", *columns, unique=unique, **where)
 
 
 @event.listens_for(JobMixin, "instrument_class", propagate=True)
@@ -164,6 +166,8 @@ def _complete_job_table(mapper: Mapper[t.Any], cls: type[JobMixin]) -> None:
     _index(table, "process", c.state, c.run_at, only="state = 'submitted'")
     _index(table, "expire", c.expires_at, c.state, only="expires_at IS NOT NULL AND finished_at IS NULL")
     _index(table, "prune", c.finished_at, only="finished_at IS NOT NULL")
+    # Where it can be partial, jobs of no series pay nothing for it.
+    _index(table, "slot", c.series, c.slot, only="series IS NOT NULL", unique=True)
 
 
 def _index_claims(table: sa.Table, lead: list[sa.Column[t.Any]], suffix: str, mark: str) -> None:
@@ -178,7 +182,6 @@ def _add_constraints(table: sa.Table) -> None:
     ended = f"({_in('state', TERMINAL)})"
     table.primary_key.name = table.primary_key.name or f"pk_{table.name}"
     table.append_constraint(sa.UniqueConstraint(c.unique_key, name=f"uq_{table.name}_unique_key"))
-    table.append_constraint(sa.UniqueConstraint(c.series, c.slot, name=f"uq_{table.name}_slot"))
     for name, rule in {
         "state": _in("state", State),
         "ended": f"(finished_at IS NOT NULL AND {ended}) OR (finished_at IS NULL AND NOT {ended})",
