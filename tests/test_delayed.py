@@ -189,7 +189,7 @@ def test_methods_of_objects_are_sent_later(shop: Shop) -> None:
         assert shop.work()[0] == Succeeded(11)
 
 
-def test_functions_of_a_module_are_delayed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_functions_of_a_module_are_delayed(shop: Shop) -> None:
     """Of a declared module those public ones that it defines; of any other those that are declared."""
     module = types.ModuleType("shop_module")
     code = "from os.path import join\ndef load(path): return path.upper()\ndef _hide(): pass\ntext = 'x'"
@@ -207,6 +207,9 @@ def test_functions_of_a_module_are_delayed(shop: Shop, monkeypatch: pytest.Monke
                 getattr(shop.jobber.delay(module), wrong)("a")
         with pytest.raises(Invalid, match="_hide is not declared"):
             shop.jobber.send_later(module._hide)
+    for wrong in ("join", "text", "_hide", "absent"):
+        shop.put({"target": {" name": f"shop_module:{wrong}"}, "args": ["a"], "kwargs": {}})
+        assert t.cast(Failed, shop.work()[0]).error["message"].startswith("Nothing is declared")
 
 
 def test_delay_takes_the_options_of_an_enqueue(shop: Shop) -> None:
@@ -364,6 +367,28 @@ def test_what_a_job_changes_is_committed(shop: Shop) -> None:
         assert shop.work()[1] is expected
         with shop.world.session() as session:
             assert session.get(shop.Order, 1).title == "coffee"
+
+
+def test_what_hooks_change_is_kept(shop: Shop) -> None:
+    """Of perform too, when the hook after it breaks; of the last one, when perform broke."""
+    shop.order(1, "tea")
+
+    def rename(title: str) -> t.Callable[..., None]:
+        def act(self: t.Any, job: t.Any = None) -> None:
+            shop.db.session.get(shop.Order, 1).title = title
+
+        return act
+
+    def success(self: t.Any, job: t.Any) -> None:
+        raise ValueError("after all")
+
+    worked = _chatty(shop, __qualname__="Worked", perform=rename("performed"), success=success)
+    broke = _chatty(shop, __qualname__="Broke", problem=Cancel("enough"), after=rename("after"))
+    for talk, title, state in ((worked, "performed", State.SCHEDULED), (broke, "after", State.CANCELLED)):
+        shop.enqueue(functools.partial(shop.jobber.enqueue, talk))
+        assert shop.work()[1] is state
+        with shop.world.session() as session:
+            assert session.get(shop.Order, 1).title == title
 
 
 @pytest.mark.parametrize("result", [object(), {1: 2}, float("nan"), b"x", "x" * 2_000_000])
