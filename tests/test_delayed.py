@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from delayed_support import Address, Money, Shop, job_of
 from flask_jobber import Cancel, Constant, Fail, Invalid, SetupError, Snooze, State
 from flask_jobber.delayed.performer import PERFORM
+from flask_jobber.testing import drain, inline
 from flask_jobber.worker.run import Failed, Released, Succeeded
 from support import World
 
@@ -139,6 +140,20 @@ def test_a_declared_class_without_fields_is_refused(shop: Shop) -> None:
     with shop.world.session():
         with pytest.raises(Invalid, match="has no fields"):
             shop.jobber.enqueue(Letter())
+
+
+def test_the_helpers_for_an_apps_tests_do_these_jobs(shop: Shop) -> None:
+    """Drained, or inline at the commit."""
+    shop.order()
+    with shop.world.app.app_context():
+        shop.db.session.get(shop.Order, 1).bill()
+        shop.db.session.commit()
+        assert drain(shop.jobber).succeeded == 1
+        with inline(shop.jobber):
+            shop.jobber.send_later(shop.keep, shop.db.session.get(shop.Order, 1))
+            assert shop.done == [("billed", 1, False)]
+            shop.db.session.commit()
+    assert [type(noted) for noted in shop.done] == [tuple, shop.Order]
 
 
 def test_the_job_joins_the_callers_transaction(shop: Shop) -> None:

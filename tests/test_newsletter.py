@@ -13,11 +13,7 @@ sys.path.append(str(pathlib.Path(__file__).parent.parent))
 
 from examples.newsletter.__main__ import enqueue_import, enqueue_mails, report
 from examples.newsletter.app import create_app, jobber
-from flask_jobber.worker.crew import Place
-from flask_jobber.worker.database import DatabaseSource
-from flask_jobber.worker.feed import Supply
-from flask_jobber.worker.plan import Orders
-from flask_jobber.worker.worker import Worker
+from flask_jobber.testing import Drained, drain
 
 ROOT = pathlib.Path(__file__).parent.parent
 REPORT = """\
@@ -34,13 +30,15 @@ mail to grace@navy.example.org: Dear Grace, the news of 20 March: spring is here
 def test_the_newsletter_goes_out(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the worker's loop, on the app as it is."""
+    """On the app as it is; the jobs are done here."""
     monkeypatch.setenv("NEWSLETTER_DB", f"sqlite:///{tmp_path}/newsletter.db")
     app = create_app()
+    done: list[Drained] = []
     for enqueue in (enqueue_import, enqueue_mails):
         enqueue(app)
-        supply = Supply(DatabaseSource(app, jobber, "test"), jobber.handlers, Place(app.app_context))
-        assert Worker([supply], Orders(burst=True, concurrency=1)).run() == 0
+        with app.app_context():
+            done += [drain(jobber)]
+    assert [(one.succeeded, one.cancelled) for one in done] == [(1, 0), (2, 1)]
     report(app)
     assert capsys.readouterr().out == REPORT
 
