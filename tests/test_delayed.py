@@ -6,9 +6,11 @@ import asyncio
 import dataclasses
 import datetime as dt
 import functools
+import gc
 import inspect
 import types
 import typing as t
+import weakref
 
 import attrs
 import pytest
@@ -533,6 +535,26 @@ def test_hooks_of_failures(shop: Shop) -> None:
     assert shop.work()[1] is State.FAILED
     last = [("before", PERFORM, 2), "perform", ("after", 2), ("error", 2, "ValueError('no')")]
     assert shop.done == [*last, ("failure", job_id, 2)]
+
+
+def test_an_object_that_keeps_its_job_goes_with_it(shop: Shop) -> None:
+    """A worker that has done very many is no larger for it."""
+    seen: list[weakref.ref[t.Any]] = []
+
+    def before(self: t.Any, job: t.Any) -> None:
+        self.job = job
+        seen.append(weakref.ref(job))
+
+    def perform(self: t.Any) -> t.NoReturn:
+        raise ValueError("no")
+
+    for own in ({}, {"perform": perform}):
+        talk = _chatty(shop, before=before, __qualname__=f"Talk {len(own)}", **own)
+        shop.enqueue(functools.partial(shop.jobber.enqueue, talk))
+        shop.work()
+    shop.done.clear()
+    gc.collect()
+    assert [ref() for ref in seen] == [None, None]
 
 
 def test_what_is_no_failure_tells_no_hook_of_one(shop: Shop) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import typing as t
-import weakref
 
 import sqlalchemy as sa
 from flask import current_app
@@ -27,6 +26,8 @@ if t.TYPE_CHECKING:
 logger = logging.getLogger("flask_jobber")
 #: The type of these jobs.
 PERFORM = f"{payload.RESERVED}perform"
+# Where a job carries its call, for its errbacks.
+_CALL = "_call"
 # A century is a mistake in the unit.
 _MOST_SECONDS = 100 * 365.25 * 86_400
 #: What a class may say of its jobs, as attributes, properties or methods.
@@ -43,7 +44,6 @@ class Performer:
         self._jobber = jobber
         self.names = Names(jobber.db)
         self._codec = Codec(Serializer(self.names, jobber.db))
-        self._running: weakref.WeakKeyDictionary[Job, Call] = weakref.WeakKeyDictionary()
         handler = Handler(PERFORM, self._perform, max_run_seconds=_limit)
         handler.errback(self._tell_error)
         jobber.handlers.add(handler)
@@ -93,7 +93,8 @@ class Performer:
     def _perform(self, job: Job) -> t.Any:
         """Make a job's call, with its hooks. What it changes in the session is committed if it returns."""
         session = self._jobber.db.session
-        call = self._running[job] = self._codec.read(job.data)
+        call = self._codec.read(job.data)
+        vars(job)[_CALL] = call  # with it, not here: an object that keeps its job would never go
         try:
             _hook(call, "before", job)
             result = call.run(current_app.ensure_sync)
@@ -117,7 +118,7 @@ class Performer:
         return result
 
     def _tell_error(self, job: Job, error: Exception) -> None:
-        call = self._running.get(job)
+        call = vars(job).get(_CALL)
         if call is not None:  # what cannot be read has no hooks
             _hook(call, "error", job, error)
             self._jobber.db.session.commit()
