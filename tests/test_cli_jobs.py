@@ -15,6 +15,7 @@ from conftest import MakeWorld
 from flask_jobber import Jobber, State, job_released
 from flask_jobber.cli import clear as clear_command
 from flask_jobber.cli import table
+from flask_jobber.core.store import Store
 from situations import LOCKER, SITUATIONS, make_one_of_each, states, stored
 from support import World
 
@@ -378,6 +379,23 @@ def test_clear_works_in_bounded_transactions(lite: World, monkeypatch: pytest.Mo
         sa.event.remove(lite.db.session, "after_commit", look)
     assert left[0] == 15
     assert len(rows_of(lite)[0]) == 1
+
+
+def test_clear_leaves_what_is_no_longer_what_it_was_told_to_delete(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that somebody changes after it was found stays."""
+    ids = [world.enqueue() for _ in range(3)]
+    jobs, lock = world.Job.__table__, Store.lock
+
+    def change_and_lock(store: Store, *args: t.Any, **options: t.Any) -> t.Any:
+        with world.db.engine.begin() as another:
+            another.execute(sa.update(jobs).where(jobs.c.id == ids[0]).values(queue="other"))
+        return lock(store, *args, **options)
+
+    monkeypatch.setattr(Store, "lock", change_and_lock)
+    assert flask_jobber(world, "clear", "--queue", "default", "--yes").output == "jobber: 2 cleared\n"
+    assert rows_of(world) == ({ids[0]}, {ids[0]})
 
 
 def rows_of_another(world: World) -> list[int]:

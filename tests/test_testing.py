@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from flask import Flask, has_request_context
 from flask_login import LoginManager, UserMixin, current_user, login_required
 from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import Session
 
 from conftest import MakeWorld
 from flask_jobber import Cancel, Constant, Fail, Jobber, ResultRejected, Retry, Snooze, State
@@ -397,34 +398,48 @@ def test_inline_is_for_one_jobber_and_ends(lite: World) -> None:
     done: list[int] = []
     for jobber in (lite.jobber, mail):
         jobber.handlers("work")(lambda job: done.append(job.id))
+    listeners = len(Session().dispatch.after_transaction_end)
 
     with lite.session() as session:
         lite.db.create_all()
+        lite.jobber.enqueue("work")
+        session.commit()
         with inline(lite.jobber):
-            mail.enqueue("work")
+            assert mail.enqueue("work").id == 1
             session.commit()
         with pytest.raises(ZeroDivisionError), inline(lite.jobber):
             1 / 0  # noqa: B018
         lite.jobber.enqueue("work")
         session.commit()
     assert done == []
+    assert len(Session().dispatch.after_transaction_end) == listeners
 
 
 def test_inline_works_in_the_thread_that_commits(lite: World) -> None:
     """Each thread does its own."""
     threads: list[tuple[int, str]] = []
-    lite.jobber.handlers("work")(lambda job: threads.append((job.data, threading.current_thread().name)))
+    first, second = threading.Event(), threading.Event()
+
+    @lite.jobber.handlers("work")
+    def work(job: Job) -> None:
+        threads.append((job.data, threading.current_thread().name))
+        if job.data == 1:
+            first.set()
+            assert second.wait(30)
 
     def enqueue(number: int) -> None:
         with lite.session():
             lite.jobber.enqueue("work", number)
 
     with inline(lite.jobber):
-        for number in (1, 2):
-            thread = threading.Thread(target=enqueue, args=(number,), name=f"thread {number}")
-            thread.start()
-            thread.join()
-    assert threads == [(1, "thread 1"), (2, "thread 2")]
+        thread = threading.Thread(target=enqueue, args=(1,), name="other")
+        thread.start()
+        assert first.wait(30)
+        enqueue(2)  # while the other's is being done
+        assert threads == [(1, "other"), (2, threading.current_thread().name)]
+        second.set()
+        thread.join()
+    assert set(states(lite).values()) == {State.SUCCEEDED}
 
 
 def test_all_of_it_works_in_memory(make_world: MakeWorld) -> None:

@@ -121,14 +121,13 @@ class _Inliner(threading.local):
         self._ids.append(job_id)
 
     def work(self, session: Session, transaction: SessionTransaction) -> None:
-        if self._busy or not self._ids or transaction.nested or transaction.parent is not None:
+        if self._busy or not self._ids:
             return
         self._busy = True
         try:
             errors = [error for error in self._results() if error is not None]
         finally:
             self._busy = False
-            self._ids.clear()
         if len(errors) > 1:
             raise ExceptionGroup("several jobs failed", errors)
         for error in errors:

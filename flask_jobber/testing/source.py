@@ -173,7 +173,7 @@ class FakeSource:
 
     def _end_failed(self, row: _Row, outcome: Failed) -> None:
         row.due = self._now + (outcome.retry_seconds or 0)
-        row.facts["failures"] += not outcome.cancel
+        row.facts["failures"] += 1
         over = row.facts["failures"] >= row.facts["max_attempts"]
         if outcome.cancel or outcome.permanent or over:
             row.open = False
