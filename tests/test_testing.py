@@ -28,9 +28,12 @@ from flask_jobber.testing import (
     login,
     travel,
 )
+from flask_jobber.worker.feed import Supply
 from flask_jobber.worker.job import Job
+from flask_jobber.worker.plan import Orders
 from flask_jobber.worker.run import Failed, Released, Succeeded, run
 from flask_jobber.worker.source import Away, Beat, Settlement, Source, Wish
+from flask_jobber.worker.worker import Worker
 from situations import make_one_of_each, states, stored
 from support import PREFIX, User, World
 
@@ -371,6 +374,23 @@ def test_inline_does_what_jobs_enqueue(world: World) -> None:
         world.jobber.enqueue("count", 3)
         session.commit()
         assert done == [3, 2, 1, 0, "last"]
+
+
+def test_functions_as_jobs_are_done_too(world: World) -> None:
+    """Inline and drained: they are jobs like others."""
+    calls: list[int] = []
+
+    @world.jobber.later
+    def count(number: int) -> None:
+        calls.append(number)
+
+    with world.session() as session:
+        with inline(world.jobber):
+            count(1)
+            session.commit()
+        count(2)
+        assert drain(world.jobber) == Drained(succeeded=1)
+    assert calls == [1, 2]
 
 
 def test_inline_works_within_a_request(lite: World) -> None:
@@ -763,6 +783,27 @@ def test_a_handler_can_be_tested_without_any_database() -> None:
     source.add("work", 1)
     [job] = take(source)
     assert run(jobber.handlers["work"], job) == Succeeded(2)
+
+
+def test_a_worker_can_be_tested_without_any_database() -> None:
+    """The loop does the fake source's jobs as it does any."""
+    jobber = Jobber(SQLAlchemy())
+
+    @jobber.handlers("work")
+    def work(job: Job) -> t.Any:
+        if job.data == 1:
+            job.enqueue("work", 2)
+        if job.data == 3:
+            raise Fail("three")
+        return job.data
+
+    source = FakeSource()
+    one, three = source.add("work", 1), source.add("work", 3)
+    assert Worker([Supply(source, jobber.handlers)], Orders(burst=True)).run() == 0
+    assert source.left == []
+    assert source.outcomes[one].result == 1
+    assert source.outcomes[three].permanent
+    assert source.outcomes[three + 1] == Succeeded(2)
 
 
 # -- the module ---------------------------------------------------------------------------
