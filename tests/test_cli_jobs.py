@@ -94,7 +94,7 @@ def test_a_list_goes_on_where_the_last_one_ended(lite: World) -> None:
 def test_a_table_says_what_is_worth_knowing_of_each_job(lite: World) -> None:
     """Columns in which nothing is said are left out."""
     ids = make_one_of_each(lite)
-    lite.enqueue("jobber:perform", {"display_name": "Shop.import_csv"}, queue="slow", priority=7)
+    lite.enqueue("import", {"display_name": "Shop.import_csv"}, queue="slow", priority=7)
 
     head, *rows = flask_jobber(lite, "jobs", "list").stdout.splitlines()
     assert head.split() == [
@@ -113,7 +113,7 @@ def test_a_table_says_what_is_worth_knowing_of_each_job(lite: World) -> None:
     assert [row.split()[:2] for row in rows[:-1]] == [
         [str(ids[name]), state] for name, (state, _) in SITUATIONS.items()
     ]
-    assert {"queued", "7", "slow", "jobber:perform", "Shop.import_csv"} <= set(rows[-1].split())
+    assert {"queued", "7", "slow", "import", "Shop.import_csv"} <= set(rows[-1].split())
     failed = rows[list(SITUATIONS).index("failed")]
     assert "1/10" in failed
     assert failed.endswith("Error: broke")
@@ -217,6 +217,20 @@ def test_a_job_that_is_not_there_cannot_be_shown(lite: World) -> None:
         done = flask_jobber(lite, "jobs", "show", str(job_id))
         assert (done.exit_code, done.stdout) == (1, "")
         assert done.stderr == f"{job_id}: There is no such job.\n"
+
+
+def test_a_call_is_listed_by_its_name(lite: World) -> None:
+    """That of the function, or what an object calls itself."""
+
+    @lite.jobber.later
+    def import_csv(path: str) -> None:
+        raise NotImplementedError
+
+    with lite.session():
+        job_id = import_csv("a.csv").id
+    name = from_json(lite, "jobs", "show", str(job_id))["display_name"]
+    assert "import_csv" in name
+    assert name in flask_jobber(lite, "jobs", "list").stdout
 
 
 @pytest.mark.parametrize("data", [None, [1], "x", {"display_name": 5}, {"display_name": None}])

@@ -10,6 +10,7 @@ from ..api.schemas import wire_instant
 from ..core.hold import Row
 from ..core.models import JobMixin
 from ..core.states import State
+from ..delayed.performer import PERFORM
 from . import table
 
 Told = dict[str, t.Any]
@@ -30,12 +31,14 @@ def job(row: Row) -> Told:
     values = row._mapping
     told = {_RENAMED.get(name, name): value for name, value in values.items() if name in ours}
     own = {name: value for name, value in values.items() if name not in ours}
-    first = {"id": row.id, "type": row.type, "display_name": _display_name(row.data), "state": row.state}
+    first = {"id": row.id, "type": row.type, "display_name": _display_name(row), "state": row.state}
     return {**first, **told, **({"columns": own} if own else {})}
 
 
-def _display_name(data: t.Any) -> str | None:
-    name = data.get("display_name") if isinstance(data, dict) else None
+def _display_name(row: Row) -> str | None:
+    """Return what the data calls its job, or the call that is to be made."""
+    key = "call" if row.type == PERFORM else "display_name"
+    name = row.data.get(key) if isinstance(row.data, dict) else None
     return name if isinstance(name, str) else None
 
 
