@@ -133,11 +133,12 @@ class DatabaseSource:
 
     def tidy(self) -> float | None:
         period = self._settings.tidy_seconds
-        if not period:
-            return None
         with self._transaction():
-            self._jobber.tidy()
-        return period
+            if period:
+                self._jobber.tidy()
+            else:
+                self._jobber.apply_schedules()
+        return period or None
 
     def close(self) -> None:
         with self._app.app_context():

@@ -7,7 +7,7 @@ import inspect
 import typing as t
 
 from ..core.backoff import Backoff
-from ..core.payload import check_name
+from ..core.payload import RESERVED, check_name
 from ..errors import SetupError
 
 if t.TYPE_CHECKING:
@@ -133,9 +133,10 @@ class Handlers:
         self._known[handler.type] = handler
 
     def update(self, others: Handlers) -> None:
-        """Add all of another registry."""
+        """Add all of another registry but those of reserved types: each Jobber has its own of these."""
         for handler in others:
-            self.add(handler)
+            if not handler.type.startswith(RESERVED):
+                self.add(handler)
 
     def __iter__(self) -> t.Iterator[Handler]:
         return iter(self._known.values())

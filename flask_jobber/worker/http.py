@@ -9,6 +9,7 @@ import typing as t
 
 from ..client import ClientError, Exchange, JobberClient
 from ..client.records import ClaimedJob, Outcome
+from ..core.payload import RESERVED
 from .job import Job
 from .run import Failed, Released, Succeeded
 from .source import Answer, Away, Beat, Refused, Settlement, Told, Wish, refused
@@ -89,7 +90,7 @@ class HttpSource:
             ],
             extensions=[(beat.job, {"progress": beat.progress, "note": beat.note}) for beat in beats],
             releases=[(one.job, one.outcome.delay_seconds) for one in _all(Released, settled)],
-            claim=None if wish is None else _claim_body(wish),
+            claim=_claim_body(wish),
         )
 
     def waiting(self, types: tuple[str, ...], queues: tuple[str, ...] | None) -> int | None:
@@ -117,9 +118,13 @@ def _all(kind: type[t.Any], settled: t.Sequence[Settlement]) -> list[t.Any]:
     return [one for one in settled if isinstance(one.outcome, kind)]
 
 
-def _claim_body(wish: Wish) -> dict[str, t.Any]:
+def _claim_body(wish: Wish | None) -> dict[str, t.Any] | None:
+    # No server hands out jobs of reserved types.
+    types = [type for type in wish.types if not type.startswith(RESERVED)] if wish is not None else []
+    if wish is None or not types:
+        return None
     body = {
-        "types": list(wish.types), "limit": wish.limit, "queues": wish.queues and list(wish.queues),
+        "types": types, "limit": wish.limit, "queues": wish.queues and list(wish.queues),
         "min_priority": wish.min_priority, "max_priority": wish.max_priority,
     }  # fmt: skip
     return {name: value for name, value in body.items() if value is not None}
