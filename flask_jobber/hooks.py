@@ -24,6 +24,11 @@ class JobType:
     data_schema: Schema | None = None
     backoff: t.Any = None
 
+    @property
+    def takes_results(self) -> bool:
+        """Whether a result passes through anything of the app's."""
+        return self.processor is not None or self.schema is not None
+
     def load_result(self, result: t.Any) -> t.Any:
         """Return the result as its processor gets it.
 

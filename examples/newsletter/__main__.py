@@ -49,7 +49,7 @@ def enqueue_mails(app: Flask) -> None:
 
 def work() -> None:
     """Do what there is to do, as ``flask jobber work`` does in a terminal of its own."""
-    command = ["flask", "--app", "examples.newsletter.app", "jobber", "work", "--burst"]
+    command = ["flask", "--app", "examples.newsletter.app", "jobber", "work", "--burst", "--concurrency", "1"]
     subprocess.run([sys.executable, "-m", *command], check=True)
 
 

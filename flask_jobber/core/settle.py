@@ -53,7 +53,8 @@ def deliver(store: Store, holder: Holder, items: t.Sequence[Delivery]) -> list[O
     A result that was delivered before by its holder gets the answer that is true now, and
     no second processing.
     """
-    if len(items) == 1 and not store.types and store.engine_name == "postgresql":
+    untouched = not any(known.takes_results for known in store.types.values())
+    if len(items) == 1 and untouched and store.engine_name == "postgresql":
         outcome = _deliver_at_once(store, holder, items[0])
         if outcome is not None:
             return [outcome]
