@@ -6,6 +6,7 @@ import contextlib
 import random
 import typing as t
 
+import sqlalchemy as sa
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -16,7 +17,7 @@ from ..core.engines import is_transient
 from ..core.enqueue import begin
 from ..core.hold import Holder, Item, Outcome
 from ..core.scope import EVERYTHING
-from ..errors import JobberError, TooManyClaims
+from ..errors import JobberError, SetupError, TooManyClaims
 from .job import Job
 from .run import Failed, Released, Succeeded
 from .source import Answer, Away, Beat, Settlement, Told, Wish, refused
@@ -37,6 +38,7 @@ class DatabaseSource:
         self.label = jobber.name
         with app.app_context():
             self._settings = jobber.settings
+            _check_pool(jobber)
         self.most = self._settings.max_claim
 
     @contextlib.contextmanager
@@ -143,6 +145,15 @@ class DatabaseSource:
     def close(self) -> None:
         with self._app.app_context():
             self._jobber.db.session.remove()
+
+
+def _check_pool(jobber: Jobber) -> None:
+    pool = t.cast(sa.Engine, jobber.db.session().get_bind(jobber.Job)).pool
+    if isinstance(pool, sa.StaticPool):
+        raise SetupError(
+            f"All threads share one connection to the database of the Jobber {jobber.name!r}: one would"
+            " commit what another has begun. Give its engine a QueuePool, with pool_size 1 in memory."
+        )
 
 
 def _item(job: Job, outcome: Succeeded | Failed | Released) -> tuple[t.Callable[..., list[Outcome]], Item]:
