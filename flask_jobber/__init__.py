@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from .attachments import Attachment
 from .core.backoff import Backoff, Constant, Exponential, Linear, Polynomial
 from .core.cadence import Cron
-from .core.models import HistoryMixin, JobMixin
+from .core.models import HistoryMixin, JobMixin, QueueMixin
 from .core.states import State
 from .errors import (
     AlreadySettled,
     Cancelled,
     DuplicateJob,
+    DuplicateQueue,
     Forbidden,
     HookError,
     IllegalTransition,
@@ -17,9 +19,13 @@ from .errors import (
     InvalidResult,
     JobberError,
     LeaseLost,
+    NameTaken,
     NotFound,
+    QueueFull,
+    QueueInUse,
     ResultRejected,
     SetupError,
+    StorageAway,
     TooLarge,
     TooManyClaims,
 )
@@ -40,12 +46,14 @@ from .worker.handlers import Cancel, Fail, Handlers, Retry, Snooze
 
 __all__ = [
     "AlreadySettled",
+    "Attachment",
     "Backoff",
     "Cancel",
     "Cancelled",
     "Constant",
     "Cron",
     "DuplicateJob",
+    "DuplicateQueue",
     "Exponential",
     "Fail",
     "Forbidden",
@@ -60,13 +68,18 @@ __all__ = [
     "JobberError",
     "LeaseLost",
     "Linear",
+    "NameTaken",
     "NotFound",
     "Polynomial",
+    "QueueFull",
+    "QueueInUse",
+    "QueueMixin",
     "ResultRejected",
     "Retry",
     "SetupError",
     "Snooze",
     "State",
+    "StorageAway",
     "Tidied",
     "TooLarge",
     "TooManyClaims",

@@ -44,8 +44,14 @@ class Settings:
     max_data_bytes: int = 1_048_576
     #: Size of a result, and of its extras, in bytes of canonical JSON.
     max_result_bytes: int = 1_048_576
+    #: Size of an attachment, in bytes.
+    max_attachment_bytes: int = 104_857_600
+    #: Where attachments are: a folder (relative to the app's instance folder) or any URL of fsspec's.
+    attachments_url: str | None = None
     #: Age at which finished jobs are pruned.
     keep_finished_days: float = 14
+    #: How long an Idempotency-Key is known.
+    keep_keys_seconds: float = 86_400
     #: Shortest time between two tidyings after requests; 0 is never.
     tidy_seconds: float = 30
     #: Origins (``https://app.example``) whose pages may use a visitor's cookie login.
@@ -57,10 +63,11 @@ class Settings:
 _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 _POSITIVE = {
     "lease_seconds", "max_lease_seconds", "max_attempts", "max_backoff_seconds", "processor_attempts",
-    "max_claim", "max_open_claims", "max_data_bytes", "max_result_bytes",
+    "max_claim", "max_open_claims", "max_data_bytes", "max_result_bytes", "max_attachment_bytes",
 }  # fmt: skip
 # A century of seconds: instants must stay within what databases know.
 _MOST = 3_155_760_000
+_MOST_BYTES = 2**53
 _TYPES: dict[str, t.Any] = {"int": (int,), "float": (int, float), "bool": (bool,)}
 
 
@@ -97,6 +104,8 @@ def _check(name: str, value: t.Any) -> t.Any:
         return value
     if name == "trusted_origins":
         return _origins(value)
+    if name == "attachments_url":
+        return _url(value)
     return _plain(name, value)
 
 
@@ -106,13 +115,19 @@ def _origins(value: t.Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _url(value: t.Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError("it is a folder, or a URL")
+    return value or None
+
+
 def _plain(name: str, value: t.Any) -> t.Any:
     kind, *optional = str(_FIELDS[name].type).split(" | ")
     if value is None and optional:
         return None
     if not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise TypeError("it is True or False" if kind == "bool" else "it is a number")
-    number = t.cast(float, value)
-    if not (number > 0 if name in _POSITIVE else number >= 0) or number > _MOST:
-        raise ValueError(f"it is too small, or over {_MOST}")
+    number, most = t.cast(float, value), _MOST_BYTES if name == "max_attachment_bytes" else _MOST
+    if not (number > 0 if name in _POSITIVE else number >= 0) or number > most:
+        raise ValueError(f"it is too small, or over {most}")
     return value

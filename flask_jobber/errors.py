@@ -50,6 +50,29 @@ class DuplicateJob(JobberError):
     """An unfinished job has this unique_key already."""
 
 
+class QueueFull(JobberError):
+    """This queue holds as many unfinished jobs as it may. Try again when some have ended.
+
+    :param retry_after: seconds after which that may be.
+    """
+
+    def __init__(self, message: str | None = None, retry_after: float = 0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DuplicateQueue(JobberError):
+    """A queue of this name is declared already. Change that one."""
+
+
+class QueueInUse(JobberError):
+    """Unfinished jobs are in this queue."""
+
+
+class KeyReused(JobberError):
+    """This Idempotency-Key was sent with another request. Give each request a key of its own."""
+
+
 class NotFound(JobberError):
     """There is nothing here that you may see."""
 
@@ -72,6 +95,14 @@ class AlreadySettled(JobberError):
 
 class IllegalTransition(JobberError):
     """The job's state does not allow this."""
+
+
+class NameTaken(JobberError):
+    """The job has an attachment of this name from another side. Choose another name."""
+
+
+class StorageAway(JobberError):
+    """The place of the attachments does not answer. Send the same again in a while."""
 
 
 class TooManyClaims(JobberError):

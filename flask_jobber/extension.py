@@ -11,10 +11,11 @@ import time
 import typing as t
 
 import sqlalchemy as sa
-from flask import Blueprint, Flask, current_app
+from flask import Flask, current_app
 from flask_sqlalchemy import SQLAlchemy
 
-from .api.blueprint import make_blueprint
+from .api.blueprint import JobberBlueprint, make_blueprint
+from .attachments import Attachments
 from .cli import add_commands
 from .config import Settings, read_settings
 from .core import cancel as cancel_verbs
@@ -23,12 +24,26 @@ from .core import enqueue as enqueue_verbs
 from .core import expire as expire_verbs
 from .core import hold, payload, settle
 from .core import prune as prune_verbs
+from .core.attachments import Content
 from .core.backoff import Backoff, read_backoff
 from .core.cadence import Every
 from .core.candidates import Wanted
 from .core.claim import Claim
-from .core.models import HistoryMixin, JobMixin, make_history, make_job
+from .core.files import Storage, make_storage
+from .core.models import (
+    AttachmentMixin,
+    HistoryMixin,
+    JobMixin,
+    KeyMixin,
+    QueueMixin,
+    make_attachment,
+    make_history,
+    make_job,
+    make_key,
+    make_queue,
+)
 from .core.process import describe
+from .core.queues import Queues
 from .core.scope import EVERYTHING
 from .core.states import State
 from .core.store import Store
@@ -36,6 +51,7 @@ from .delayed.later import Delay, Later
 from .delayed.performer import Performer
 from .errors import Invalid, SetupError
 from .hooks import AnySchema, Function, Registry
+from .owners import Owners
 from .schedules import Schedules
 from .worker.handlers import Handlers
 
@@ -58,11 +74,12 @@ class _State:
     """What a Jobber knows of one app."""
 
     settings: Settings
+    storage: Storage
     next_tidy: float | None = None
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
-class Jobber(Schedules):
+class Jobber(Schedules, Owners, Attachments):
     """Hands an app's jobs to its logged-in users.
 
     :param db: the app's Flask-SQLAlchemy.
@@ -104,17 +121,26 @@ class Jobber(Schedules):
         self.db = db
         self.name = name
         #: The mapped class of jobs.
-        self.Job: type[t.Any] = job or make_job(f"{name}_job", metadata, volatile=volatile)
-        history = f"{name}_history" if job is None else f"{self.Job.__table__.name}_history"
+        models = t.cast(t.Any, db.Model).registry
+        self.Job: type[t.Any] = job or make_job(f"{name}_job", metadata, volatile=volatile, models=models)
+        prefix = name if job is None else self.Job.__table__.name
         #: The mapped class of their history.
-        self.History: type[HistoryMixin] = make_history(self.Job, history)
+        self.History: type[HistoryMixin] = make_history(self.Job, f"{prefix}_history")
+        #: The mapped class of the keys of requests.
+        self.IdempotencyKey: type[KeyMixin] = make_key(self.Job, f"{prefix}_idempotency_key")
+        #: The mapped class of declared queues.
+        self.Queue: type[QueueMixin] = make_queue(self.Job, f"{prefix}_queue")
+        #: Declares queues, changes, pauses, counts and empties them.
+        self.queues = Queues(self.store)
+        #: The mapped class of their attachments.
+        self.Attachment: type[AttachmentMixin] = make_attachment(self.Job, f"{prefix}_attachment")
         self.registry = Registry()
         #: What ``flask jobber work`` runs.
         self.handlers = Handlers()
         self._performer = Performer(self)
         self._statements: dict[t.Hashable, sa.Executable] = {}
         self._settings = dict(settings or {})
-        self.blueprint: Blueprint = make_blueprint(self)
+        self.blueprint: JobberBlueprint = make_blueprint(self)
 
     def init_app(self, app: Flask) -> None:
         """Read the settings of an app. Registering the blueprint does this too.
@@ -126,7 +152,9 @@ class Jobber(Schedules):
             raise SetupError(f"This app has a Jobber {self.name!r} already: give the second another name=.")
         states = app.extensions.setdefault("jobber_states", {})
         if self.name not in states:
-            states[self.name] = _State(self._read_settings(app))
+            settings, folder = self._read_settings(app), self.Attachment.__table__.name
+            storage = make_storage(settings.attachments_url, app.instance_path, folder)
+            states[self.name] = _State(settings, storage)
             add_commands(app)
 
     def _read_settings(self, app: Flask) -> Settings:
@@ -150,7 +178,9 @@ class Jobber(Schedules):
         """Return what the verbs of :mod:`flask_jobber.core` work on, in the current app."""
         session = self.db.session()
         known = self.registry.types, self.registry.feedback
-        return Store(session, self.Job, self.History, self.settings, *known, self, self._statements)
+        tables = self.Job, self.History, self.Queue, self.IdempotencyKey
+        files = self.Attachment, self._state(current_app._get_current_object()).storage  # type: ignore[attr-defined]
+        return Store(session, *tables, self.settings, *known, self, self._statements, *files)
 
     # -- what the app registers ------------------------------------------------------------
 
@@ -284,6 +314,10 @@ class Jobber(Schedules):
         on_success: str | None = None,
         on_failure: str | None = None,
         every: Every | None = None,
+        repeat_after_success: Length | None = None,
+        repeat_after_failure: Length | None = None,
+        owner: t.Any = None,
+        attachments: t.Mapping[str, Content] | None = None,
         **columns: t.Any,
     ) -> t.Any:
         """Add a job to the caller's transaction and return it, flushed.
@@ -292,34 +326,42 @@ class Jobber(Schedules):
             an object of a declared class (:meth:`performable`) that has ``perform()``.
         :param data: JSON.
         :param queue: ``default`` otherwise.
-        :param priority: higher runs first; 0 otherwise.
+        :param priority: higher runs first; its queue's or 0 otherwise.
         :param run_at: not before this instant (an aware datetime), or ``after`` a length.
         :param expires_at: an instant after which nobody need begin.
         :param max_attempts: failures that end it; ``MAX_ATTEMPTS`` otherwise.
         :param backoff: its own back-off; its type's or ``BACKOFF`` otherwise.
-        :param lease_for: the lease it wants; ``LEASE_SECONDS`` otherwise.
+        :param lease_for: the lease it wants; its queue's or ``LEASE_SECONDS`` otherwise.
         :param unique_key: taken until the job ends.
         :param only_for: the one locker, login or node that may have it; ``not_for``: those
             that may not.
         :param only_for_seconds: so long after it is due others may have it too.
         :param on_success: the :meth:`feedback` that gets its result; ``on_failure``: its error.
         :param every: run it again and again, see :meth:`schedule`; this one has no name.
+        :param repeat_after_success: make another one so long after it succeeded, and so on;
+            ``repeat_after_failure``: after it failed or expired.
+        :param owner: the thing it is for, a mapped object, see :meth:`jobs_of`.
+        :param attachments: files by their names: bytes, paths or open files, see :meth:`attach`.
         :param columns: the app's own columns.
 
         Lengths are seconds or timedeltas.
 
         :raises Invalid, TooLarge: for input that is not what it must be.
         :raises DuplicateJob: when the ``unique_key`` is taken; the transaction goes on.
+        :raises QueueFull: when its queue has no room; the transaction goes on.
         """
         own = {
             "queue": queue, "priority": priority, "run_at": run_at, "after": after, "expires_at": expires_at,
             "max_attempts": max_attempts, "backoff": backoff, "lease_for": lease_for,
             "unique_key": unique_key, "only_for": only_for, "only_for_seconds": only_for_seconds,
             "not_for": not_for, "on_success": on_success, "on_failure": on_failure, "every": every,
+            "repeat_after_success": repeat_after_success, "repeat_after_failure": repeat_after_failure,
+            "owner": owner,
         }  # fmt: skip
-        if data is None and type is not None and not isinstance(type, str):
-            return self._performer.enqueue(type, {**columns, **own})
-        return self.enqueue_many([{**columns, **own, "type": type, "data": data}])[0]
+        with self._attaching(attachments or {}) as attach:
+            if data is None and type is not None and not isinstance(type, str):
+                return attach(self._performer.enqueue(type, {**columns, **own}))
+            return attach(self.enqueue_many([{**columns, **own, "type": type, "data": data}])[0])
 
     def enqueue_many(self, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list[t.Any]:
         """Add many jobs at once, all or none; each a mapping of :meth:`enqueue`'s arguments."""
@@ -420,9 +462,12 @@ class Jobber(Schedules):
         item = hold.Extension(job_id, attempt, _seconds(lease_seconds), progress, note)
         return t.cast(float, self._settle(hold.extend, locker, item).lease_seconds)
 
-    def release(self, locker: str, job_id: int, attempt: int, *, delay_seconds: Length = 0) -> None:
-        """Give a job back unworked. :raises: as :meth:`deliver`."""
-        self._settle(hold.release, locker, hold.Release(job_id, attempt, _seconds(delay_seconds) or 0))
+    def release(
+        self, locker: str, job_id: int, attempt: int, *, delay_seconds: Length = 0, by: str | None = None
+    ) -> None:
+        """Give a job back unworked; ``by`` whom, when it is not its holder. :raises: as :meth:`deliver`."""
+        item = hold.Release(job_id, attempt, _seconds(delay_seconds) or 0, _by(by))
+        self._settle(hold.release, locker, item)
 
     def _settle(
         self, verb: t.Callable[..., list[hold.Outcome]], locker: str, item: hold.Item
@@ -433,19 +478,21 @@ class Jobber(Schedules):
             raise outcome.error
         return outcome
 
-    def cancel(self, job: t.Any) -> None:
+    def cancel(self, job: t.Any, *, by: str | None = None) -> None:
         """End an unfinished job, or the one with this id.
 
+        :param by: who does, for the history; at most 255 characters.
         :raises NotFound, IllegalTransition: when it cannot be.
         """
-        cancel_verbs.cancel(self.store(), _id(job), EVERYTHING.expression)
+        cancel_verbs.cancel(self.store(), _id(job), EVERYTHING.expression, _by(by))
 
-    def retry(self, job: t.Any) -> None:
+    def retry(self, job: t.Any, *, by: str | None = None) -> None:
         """Give an ended job, or the one with this id, another life.
 
-        :raises NotFound, IllegalTransition: when it cannot be.
+        :param by: who does, for the history; at most 255 characters.
+        :raises NotFound, IllegalTransition, QueueFull: when it cannot be.
         """
-        cancel_verbs.retry(self.store(), _id(job), EVERYTHING.expression)
+        cancel_verbs.retry(self.store(), _id(job), EVERYTHING.expression, _by(by))
 
     def expire(self, limit: int = 1000) -> int:
         """End jobs that are exhausted or past their ``expires_at``; return how many."""
@@ -468,12 +515,13 @@ class Jobber(Schedules):
         return done
 
     def tidy(self) -> Tidied:
-        """Process some submitted results, expire, prune and apply the schedules, committing each."""
+        """Process some results, expire, prune, collect files and apply the schedules, committing each."""
         processed = self.process_submitted()
         expired = self.expire()
         self.db.session.commit()
         pruned = self.prune()
         self.db.session.commit()
+        self.collect_orphans()
         self.apply_schedules()
         return Tidied(processed, expired, pruned)
 
@@ -547,6 +595,10 @@ def _names(field: str, names: t.Sequence[str] | None) -> tuple[str, ...] | None:
 
 def _seconds(length: Length | None) -> float | None:
     return length.total_seconds() if isinstance(length, dt.timedelta) else length
+
+
+def _by(name: str | None) -> str | None:
+    return None if name is None else payload.check_key("by", name, payload.MAX_LOCKER)
 
 
 def _id(job: t.Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from flask import Flask
 from werkzeug.serving import make_server
 
+from flask_jobber import job_enqueued
 from race_support import LIMIT, add_effects
 from support import PREFIX, World
 
@@ -50,7 +52,16 @@ def create_app() -> Flask:
     """Return the app that a :class:`Server` serves."""
     world, _ = make_served(os.environ["SERVED_URL"], broken=True)
     world.app.add_url_rule("/clock", view_func=lambda: {"now": time.time()})
+    if "SERVED_DIES" in os.environ:
+        job_enqueued.connect(_die_once, weak=False)
     return world.app
+
+
+def _die_once(sender: object, **facts: t.Any) -> None:
+    """Be killed once a job is stored, if a file is there, which then is not."""
+    with contextlib.suppress(FileNotFoundError):
+        pathlib.Path(os.environ["SERVED_DIES"]).unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Server:
@@ -98,7 +109,9 @@ class Remote:
         self._port = port
         self._headers = {"Authorization": f"Bearer {user}", "Content-Type": "application/json"}
 
-    def ask(self, method: str, path: str, body: t.Any = None) -> tuple[int, t.Any]:
+    def ask(
+        self, method: str, path: str, body: t.Any = None, headers: t.Mapping[str, str] | None = None
+    ) -> tuple[int, t.Any]:
         """Return the status and the body of an answer.
 
         :raises Unacknowledged: when there is none, or the server is busy.
@@ -106,7 +119,7 @@ class Remote:
         path = path if path.startswith(PREFIX) or path == "/clock" else PREFIX + path
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=LIMIT)
         try:
-            connection.request(method, path, json.dumps(body or {}), self._headers)
+            connection.request(method, path, json.dumps(body or {}), {**self._headers, **(headers or {})})
             response = connection.getresponse()
             answer = json.loads(response.read() or "null")
         except (OSError, http.client.HTTPException) as error:

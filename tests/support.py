@@ -45,6 +45,8 @@ class Client:
         if body is not None:
             kwargs["json"] = body
         headers = {**self.headers, **kwargs.pop("headers", {})}
+        # Read to the end and closed, as servers do: an answer may be an open file.
+        kwargs.setdefault("buffered", True)
         return self._client.open(path, method=method, headers=headers, **kwargs)
 
     get = functools.partialmethod(open, "GET")
@@ -107,7 +109,8 @@ class World:
 
     def _make_app(self, url: str, config: t.Mapping[str, t.Any]) -> Flask:
         app = Flask("world")
-        app.config.update(SECRET_KEY="test", SQLALCHEMY_DATABASE_URI=url, TESTING=True, **config)
+        app.config.update(SECRET_KEY="test", SQLALCHEMY_DATABASE_URI=url, TESTING=True)
+        app.config.update({"JOBBER_ATTACHMENTS_URL": "memory://tests", **config})
         login = LoginManager(app)
         login.request_loader(load_user)
         self.db.init_app(app)

@@ -14,17 +14,18 @@ from marshmallow import Schema, fields
 from werkzeug.test import TestResponse
 
 from conftest import MakeWorld
-from flask_jobber import ResultRejected
+from flask_jobber import Invalid, ResultRejected
 from support import PREFIX, Client, World
 
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 CLAIMED = {
     "id", "type", "data", "queue", "priority", "attempt", "failures", "max_attempts", "lease_seconds",
-    "enqueued_at", "href",
+    "enqueued_at", "href", "attachments",
 }  # fmt: skip
 SEEN = {
     "id", "type", "data", "queue", "priority", "state", "attempt", "failures", "max_attempts", "progress",
-    "note", "result", "error", "enqueued_at", "run_at", "finished_at", "href",
+    "note", "result", "error", "enqueued_at", "run_at", "finished_at", "series", "owner", "href",
+    "attachments",
 }  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def test_a_claim_hands_out_a_job_with_all_that_its_worker_needs(world: World) ->
         "max_attempts": 4,
         "lease_seconds": 600,
         "href": f"{PREFIX}/jobs/{job_id}/attempts/1",
+        "attachments": [],
     }
 
 
@@ -544,7 +546,8 @@ def test_a_job_is_shown_as_it_is(lite: World) -> None:
     assert job == {
         "id": job_id, "type": "work", "data": {"a": 1}, "queue": "q", "priority": -2, "state": "queued",
         "attempt": 0, "failures": 0, "max_attempts": 3, "progress": None, "note": None, "result": None,
-        "error": None, "finished_at": None, "href": f"{PREFIX}/jobs/{job_id}",
+        "error": None, "finished_at": None, "series": None, "owner": None, "href": f"{PREFIX}/jobs/{job_id}",
+        "attachments": [],
     }  # fmt: skip
     assert lite.client().get(job["href"]).status_code == 200
 
@@ -684,7 +687,7 @@ def test_a_history_tells_everything_but_who_else(world: World) -> None:
         body = client.get(f"/jobs/{job_id}/history").get_json()
         assert body.keys() == {"history"}
         for row in body["history"]:
-            assert row.keys() == {"from", "to", "at", "attempt", "locker", "reason", "error"}
+            assert row.keys() == {"from", "to", "at", "attempt", "locker", "by", "reason", "error"}
             moment(row.pop("at"))
         return t.cast(list[dict[str, t.Any]], body["history"])
 
@@ -708,6 +711,33 @@ def test_a_history_tells_everything_but_who_else(world: World) -> None:
         None,
     ]
     assert {row["locker"] for row in rows(world.client("eve"))} == {None}
+
+
+def test_a_history_tells_who_enqueued_cancelled_and_retried(world: World) -> None:
+    """Not who held it meanwhile; to that login, or by permission."""
+    root = world.client("root", "desk")
+    job_id = root.post("/jobs", {"type": "work"}).get_json()["id"]
+    world.client("ann").claim()
+    root.post(f"/jobs/{job_id}/cancel")
+    with world.session():
+        world.jobber.retry(job_id, by="the night shift")
+        world.jobber.cancel(job_id)
+
+    def rows(user: str) -> list[tuple[str, str | None, str | None]]:
+        history = world.client(user).get(f"/jobs/{job_id}/history").get_json()["history"]
+        return [(row["reason"], row["locker"], row["by"]) for row in history]
+
+    desk = "user_root/desk"
+    assert rows("root") == [
+        ("enqueue", None, desk), ("claim", "user_ann", None), ("cancel", "user_ann", desk),
+        ("retry", "user_ann", "the night shift"), ("cancel", None, None),
+    ]  # fmt: skip
+    assert {by for _, _, by in rows("ann")} == {by for _, _, by in rows("bob")} == {None}
+    world.jobber.registry.hooks.pop("permission")
+    assert [by for _, _, by in rows("root")] == [desk, None, desk, None, None]
+    for name in ("", "x" * 256, "a\0"):
+        with world.session(), pytest.raises(Invalid):
+            world.jobber.retry(job_id, by=name)
 
 
 def test_a_history_shows_no_traceback_of_the_servers_to_a_worker(lite: World) -> None:

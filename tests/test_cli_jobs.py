@@ -321,6 +321,19 @@ def test_a_late_holder_that_may_do_nothing_holds_nothing(make_world: MakeWorld, 
     assert world.job(ids["locked"]).state == State.QUEUED
 
 
+@pytest.mark.parametrize("verb", ["release", "cancel", "retry"])
+def test_the_history_tells_that_an_operator_did_it(world: World, verb: str) -> None:
+    """Not who held it; a terminal has no login."""
+    ids = make_one_of_each(world)
+    job_id = ids[{"release": "locked", "cancel": "queued", "retry": "failed"}[verb]]
+    assert flask_jobber(world, "jobs", verb, str(job_id)).exit_code == 0
+    _, history = stored(world, job_id)
+    assert (history[-1]["reason"], history[-1]["by"]) == (verb, "flask jobber")
+    shown = flask_jobber(world, "jobs", "show", str(job_id), "--json")
+    assert json.loads(shown.stdout)["history"][-1]["by"] == "flask jobber"
+    assert "flask jobber" in flask_jobber(world, "jobs", "show", str(job_id)).stdout
+
+
 # -- clear --------------------------------------------------------------------------------
 
 

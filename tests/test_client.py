@@ -34,9 +34,11 @@ from flask_jobber.client import (
     IllegalTransition,
     Invalid,
     JobberClient,
+    KeyReused,
     LeaseLost,
     LoginRequired,
     NotFound,
+    QueueFull,
     ResultRefused,
     ServerError,
     TooLarge,
@@ -62,6 +64,7 @@ JOB = {
     "lease_seconds": 600.0,
     "enqueued_at": "2026-01-02T03:04:05.000006Z",
     "href": "/jobber/jobs/7/attempts/2",
+    "attachments": [],
 }
 
 
@@ -296,6 +299,7 @@ def test_claimed_jobs_are_frozen_and_hashable() -> None:
         ("result_rejected", ResultRefused),
         ("duplicate", Duplicate),
         ("illegal_transition", IllegalTransition),
+        ("queue_full", QueueFull),
         ("too_many_claims", TooManyClaims),
         ("too_large", TooLarge),
         ("busy", Busy),
@@ -418,8 +422,7 @@ VERBS: dict[str, tuple[t.Callable[[JobberClient], object], bool]] = {
     "job": (lambda client: client.job(7), True),
     "jobs": (lambda client: list(client.jobs()), True),
     "history": (lambda client: client.history(7), True),
-    "enqueue once": (lambda client: client.enqueue("work", unique_key="k"), True),
-    "enqueue": (lambda client: client.enqueue("work"), False),
+    "enqueue": (lambda client: client.enqueue("work"), True),
     "cancel": (lambda client: client.cancel(7), False),
     "retry": (lambda client: client.retry(7), False),
 }
@@ -874,13 +877,41 @@ def test_a_claim_whose_answer_was_lost_is_listed(live: Live) -> None:
     assert [job.id for job in root.claims()] == ids
 
 
-def test_an_enqueue_whose_answer_was_lost_is_not_repeated(live: Live) -> None:
-    """Twice the work is worse than a question."""
+@pytest.mark.parametrize("spec", [{}, {"unique_key": "k"}, {"idempotency_key": 'my "key" \\ 1'}])
+def test_an_enqueue_whose_answer_was_lost_makes_one_job(live: Live, spec: dict[str, str]) -> None:
+    """Its repetition has the same key, and the answer of the first."""
     root = lossy(live, "POST", "/jobs")
-    with pytest.raises(Disconnected) as caught:
-        root.enqueue("work")
-    assert caught.value.in_doubt
-    assert len(list(root.jobs())) == 1
+    job = root.enqueue("work", **spec)
+    assert [one.id for one in root.jobs()] == [job.id]
+
+
+def test_each_enqueue_is_a_job_of_its_own(live: Live) -> None:
+    """Unless the caller gives both one key, from whatever process."""
+    root = live.client("root")
+    assert len({root.enqueue("work").id for _ in range(3)}) == 3
+    once = {live.client("root").enqueue("work", 1, idempotency_key="mine").id for _ in range(2)}
+    assert len(once) == 1
+    with pytest.raises(KeyReused) as caught:
+        root.enqueue("work", 2, idempotency_key="mine")
+    assert caught.value.status == 422
+    with pytest.raises(Invalid):
+        root.enqueue("work", idempotency_key="")
+    for key in ("ä", "a\r\nX-Evil: 1", "a\0"):
+        with pytest.raises(ValueError, match="visible ASCII"):
+            root.enqueue("work", idempotency_key=key)
+
+
+def test_an_enqueue_tells_all_that_the_server_takes(live: Live) -> None:
+    """Repeated jobs, and columns; the list goes by series and owner."""
+    root = live.client("root")
+    job = root.enqueue("work", repeat_after_success=60, repeat_after_failure=5)
+    root.enqueue("work")
+    assert job.series is not None
+    assert [one.id for one in root.jobs(series=job.series)] == [job.id]
+    assert list(root.jobs(owner="album/1")) == []
+    with pytest.raises(Invalid) as caught:
+        root.enqueue("work", user_id="bob")
+    assert list(caught.value.errors) == ["columns"]
 
 
 # -- the loop -----------------------------------------------------------------------------

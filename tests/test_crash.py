@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
 from conftest import MakeWorld, empty
-from race_support import LIMIT, ask_until, engine_of, start, until, watching
+from race_support import LIMIT, ask_until, engine_of, kill_connections, start, until, watching
 from served import Remote, Server, Unacknowledged, make_served
 from support import Client, World, load_user
 from wire import wire_to
@@ -281,23 +281,6 @@ def test_a_connection_that_breaks_in_a_claim_hands_out_nothing(
         assert [reason for *_, reason in world.history(job_id)] == ["enqueue", "claim"]
 
 
-def _kill_connections(world: World) -> None:
-    """Be the administrator who ends every connection that the app has open."""
-    engine = sa.create_engine(engine_of(world).url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-            return
-        others = (
-            "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()"
-        )
-        for client in connection.exec_driver_sql(others).scalars().all():
-            connection.exec_driver_sql(f"KILL {client}")
-
-
 def test_connections_that_are_ended_while_idle_cost_one_answer(
     make_world: MakeWorld, server_url: str
 ) -> None:
@@ -306,7 +289,7 @@ def test_connections_that_are_ended_while_idle_cost_one_answer(
     world.enqueue()
     client = world.client()
     assert client.get("/claims").status_code == 200
-    _kill_connections(world)
+    kill_connections(world)
     _assert_busy(client.post("/claims"))
     assert len(client.claim()) == 1
 
@@ -324,7 +307,7 @@ def test_a_request_that_is_ended_while_it_waits_is_told_to_come_again(
         connection.execute(sa.select(world.Job.id).with_for_update())
         delivery = start(lambda: client.deliver(job, 1))
         watch.until_waits(delivery)
-        _kill_connections(world)
+        kill_connections(world)
         _assert_busy(delivery.result(LIMIT))
         connection.invalidate()
     assert client.deliver(job, 1).status_code == 200

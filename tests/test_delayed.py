@@ -284,6 +284,33 @@ def test_a_method_that_is_called_later_enqueues(shop: Shop) -> None:
     assert shop.done == [("reminded", 1, "now"), ("reminded", 1, "soon"), ("billed", 1, True)]
 
 
+@pytest.mark.parametrize("later", [True, False])
+def test_a_method_that_overrides_one_calls_that_now(shop: Shop, later: bool) -> None:
+    """Enqueued by ``super()``, the job would call the overriding method, and enqueue itself without end."""
+
+    class Hen:
+        def to_job(self) -> None: ...
+
+        @classmethod
+        def from_job(cls, value: None) -> t.Self:
+            return cls()
+
+        @shop.jobber.later
+        def speak(self) -> None:
+            shop.done.append("cluck")
+
+    class Cock(Hen):
+        def speak(self) -> None:  # type: ignore[override]
+            super().speak.now()
+            super().speak()
+
+    if later:
+        Cock.speak = shop.jobber.later(Cock.speak)  # type: ignore[assignment, method-assign]
+    shop.jobber.performable(Cock)
+    shop.enqueue(lambda: shop.jobber.delay(Cock()).speak())
+    assert (shop.work()[1], shop.done) == (State.SCHEDULED, ["cluck"])
+
+
 def test_a_function_that_is_called_later_enqueues(shop: Shop) -> None:
     """Declaring it is part of that; its signature stays."""
 

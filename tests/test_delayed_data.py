@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime as dt
 import decimal
@@ -464,3 +465,11 @@ def test_an_old_claim_is_not_taken_for_a_new_one(make_world: MakeWorld, sqlite_u
     assert world.client("root").claim() == []
     with world.session():
         assert len(shop.jobber.claim("server")) == 1
+
+
+def test_a_named_tuple_is_refused(shop: Shop) -> None:
+    """It would come back as another, without its names."""
+    pair = collections.namedtuple("pair", "left right")
+    with shop.world.session(), pytest.raises(Invalid, match="pair"):
+        shop.jobber.send_later(shop.keep, pair(1, 2))
+    assert shop.given((1, 2)) == (1, 2)

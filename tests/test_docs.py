@@ -24,6 +24,7 @@ from flask_jobber.api.operation import OPERATIONS
 from flask_jobber.api.problems import CODES
 from flask_jobber.cli import group
 from flask_jobber.config import PREFIX, Settings
+from flask_jobber.worker.file import KEYS as WORKERS_KEYS
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -193,8 +194,9 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def test_every_setting_in_the_documentation_is_there() -> None:
-    """A name with our prefix is a key that an app may set, or the token that a worker's environment holds."""
-    told = set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", EVERYTHING)) - {"JOBBER_TOKEN"}
+    """A name with our prefix is a key that an app may set, or one of a worker's environment."""
+    told = set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", EVERYTHING))
+    told -= {f"{PREFIX}{key.upper()}" for key in WORKERS_KEYS}
     assert told <= SETTINGS.keys()
 
 

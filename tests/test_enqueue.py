@@ -48,7 +48,7 @@ def test_a_plain_job_has_the_apps_defaults(make_world: MakeWorld, db_url: str) -
     assert (row["attempts"], row["failures"]) == (0, 0)
     unset = {
         "data", "result", "extras", "backoff", "lease_for", "expires_at", "unique_key", "only_for", "not_for",
-        "only_for_until", "on_success", "on_failure", "every", "series", "slot",
+        "only_for_until", "on_success", "on_failure", "every", "series", "slot", "owner_ref", "has_files",
         "locked_by", "locked_at", "locked_until", "lease_seconds", "progress", "note", "finished_at",
         "user_id", "written",
     }  # fmt: skip

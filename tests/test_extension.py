@@ -114,8 +114,9 @@ def test_several_jobbers_serve_one_app_with_different_storages(make_app: MakeApp
         tables = {key: set(sa.inspect(engine).get_table_names()) for key, engine in db.engines.items()}
         ids = [durable.enqueue("work").id, scratch.enqueue("work").id]
         db.session.commit()
-    assert tables[None] - {"sqlite_sequence"} == {"jobber_job", "jobber_history"}
-    assert tables["memory"] - {"sqlite_sequence"} == {"scratch_job", "scratch_history"}
+    own = ("job", "history", "queue", "idempotency_key", "attachment")
+    assert tables[None] - {"sqlite_sequence"} == {f"jobber_{name}" for name in own}
+    assert tables["memory"] - {"sqlite_sequence"} == {f"scratch_{name}" for name in own}
 
     ann = _ann(app)
     claims = [ann.post(f"{PREFIX}{place}/claims").json for place in ("", "1")]
@@ -200,7 +201,7 @@ def test_a_class_of_the_apps_keeps_its_table(make_app: MakeApp, make_db: t.Calla
             jobber.enqueue("work", colour="")
         db.session.rollback()
         tables = set(sa.inspect(db.engine).get_table_names())
-    assert {"chore", "chore_history"} <= tables
+    assert {"chore", "chore_history", "chore_queue"} <= tables
 
 
 def test_a_name_is_the_prefix_of_the_tables() -> None:
@@ -449,7 +450,7 @@ def test_prune_goes_on_until_nothing_is_old(lite: World) -> None:
 
 
 def test_volatile_tables_are_unlogged_where_that_is_known(make_world: MakeWorld, db_url: str) -> None:
-    """Ordinary elsewhere, and so are all other tables; jobs go their way in them."""
+    """Ordinary elsewhere, and so are all others, of the queues too; jobs go their way in them."""
     world = make_world(db_url)
     scratch = Jobber(world.db, name="scratch", volatile=True)
     scratch.init_app(world.app)
@@ -457,10 +458,12 @@ def test_volatile_tables_are_unlogged_where_that_is_known(make_world: MakeWorld,
         world.db.create_all()
         if world.db.engine.dialect.name == "postgresql":
             kinds = (
-                "SELECT relname, relpersistence FROM pg_class WHERE relkind = 'r' AND relname ~ 'job|history'"
+                "SELECT relname, relpersistence FROM pg_class WHERE relkind = 'r' AND relname ~ 'job|scratch'"
             )
             assert dict(map(tuple, world.db.session.execute(sa.text(kinds)).all())) == {
-                "job": "p", "job_history": "p", "scratch_job": "u", "scratch_history": "u",
+                "job": "p", "job_history": "p", "job_queue": "p", "job_idempotency_key": "p",
+                "scratch_job": "u", "scratch_history": "u", "scratch_queue": "p",
+                "scratch_idempotency_key": "u", "job_attachment": "p", "scratch_attachment": "u",
             }  # fmt: skip
         scratch.enqueue("trifle")
         (claim,) = scratch.claim(LOCKER)

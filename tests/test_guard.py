@@ -26,7 +26,7 @@ CROSS_SITE = {"Sec-Fetch-Site": "cross-site"}
 
 
 def path_of(row: Operation, prefix: str = PREFIX) -> str:
-    return prefix + row.rule.replace("<job_id>", "1").replace("<attempt>", "1")
+    return prefix + row.rule.replace("<job_id>", "1").replace("<attempt>", "1").replace("<name>", "file")
 
 
 def add_login(app: Flask) -> None:
@@ -471,7 +471,7 @@ def test_every_unsafe_endpoint_is_guarded(site: World, row: Operation) -> None:
 def test_safe_methods_are_not_guarded(site: World, row: Operation) -> None:
     """They change nothing, and another site's page cannot read the answer."""
     site.app.after_request_funcs.clear()
-    site.enqueue(user_id="ann")
+    site.enqueue(user_id="ann", attachments={"file": b"x"})
     client = log_in(site.app, "session")
     client.post(f"{PREFIX}/claims", json={})
     for method in ("GET", "HEAD", "OPTIONS"):

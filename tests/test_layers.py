@@ -18,7 +18,7 @@ MOST_LINES = 400
 #: From the top; a part may import those below it, and others of its own.
 LAYERS = (
     ("__init__",),
-    ("extension", "schedules", "cli", "testing"),
+    ("extension", "owners", "schedules", "attachments", "cli", "testing"),
     ("dashboard", "accounts", "worker", "delayed"),
     ("api",),
     ("wakeup",),
@@ -29,7 +29,7 @@ LAYERS = (
 #: Imports nothing of the package, and nothing below imports it.
 ALONE = "client"
 #: What the core may use besides the standard library. Not Flask, nor what builds on it.
-LIBRARIES_OF_THE_CORE = {"sqlalchemy", "blinker", "marshmallow", "croniter"}
+LIBRARIES_OF_THE_CORE = {"sqlalchemy", "blinker", "marshmallow", "croniter", "fsspec"}
 
 
 class Import(t.NamedTuple):
@@ -225,9 +225,36 @@ except ImportError as error:
     assert "flask-jobber[worker]" in printed
 
 
+def test_accounts_say_what_they_need() -> None:
+    """By the name of the extra; the command line does without."""
+    printed = run(
+        """
+import sys
+sys.modules["authlib"] = None
+import flask_jobber.cli
+try:
+    import flask_jobber.accounts
+except ImportError as error:
+    print(error)
+"""
+    )
+    assert "flask-jobber[oauth]" in printed
+
+
 def test_the_package_needs_no_extra() -> None:
     """Each is imported where it is used, or never."""
-    absent = ("httpx2", "anyio", "croniter", "psycopg", "pymysql", "asgiref", "alembic", "flask_wtf")
+    absent = (
+        "httpx2",
+        "anyio",
+        "croniter",
+        "psycopg",
+        "pymysql",
+        "asgiref",
+        "alembic",
+        "authlib",
+        "flask_wtf",
+        "fsspec",
+    )
     without = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))"
     assert "Jobber" in run(f"{without}; import flask_jobber; print(flask_jobber.Jobber)")
 

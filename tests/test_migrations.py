@@ -29,6 +29,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from flask_jobber import Jobber, JobMixin
+from flask_jobber.accounts import Workers
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -60,6 +61,7 @@ jobber.scope(lambda: Job.user_id == current_user.id)
 # A second Jobber, whose plain tables are the package's alone.
 plain = Jobber(db, name="plain")
 scratch = Jobber(db, name="scratch", volatile=True)
+workers = Workers(jobber)
 
 
 def create_app():
@@ -72,6 +74,7 @@ def create_app():
     app.register_blueprint(jobber.blueprint, url_prefix="/jobber")
     app.register_blueprint(plain.blueprint, url_prefix="/plain")
     app.register_blueprint(scratch.blueprint, url_prefix="/scratch")
+    app.register_blueprint(workers.blueprint)
     return app
 """
 COMMANDS = """

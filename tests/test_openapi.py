@@ -97,6 +97,8 @@ def test_the_table_of_the_design_is_what_there_is() -> None:
         ("POST", "/jobs"),
         ("POST", "/jobs/{job_id}/cancel"),
         ("POST", "/jobs/{job_id}/retry"),
+        ("GET", "/jobs/{job_id}/attachments/{name}"),
+        ("PUT", "/jobs/{job_id}/attachments/{name}"),
         ("GET", "/openapi.json"),
         ("GET", "/jobber.js"),
     }
@@ -149,7 +151,18 @@ def test_each_operation_tells_what_it_takes(row: Operation) -> None:
         places[parameter["in"]].add(parameter["name"])
     assert places["path"] == set(re.findall(r"<(\w+)>", row.rule))
     assert places["query"] == set(row.query.fields)
-    assert places["header"] == (set() if row.public else {"Jobber-Node"})
+    once = {"Idempotency-Key"} if row.name == "enqueue" else set()
+    assert places["header"] == (set() if row.public else {"Jobber-Node"} | once)
+    for parameter in operation["parameters"]:
+        if parameter["name"] in once | {"Jobber-Node"}:
+            pattern = parameter["schema"]["pattern"]
+            assert [bool(re.search(pattern, said)) for said in ("n-1", "a b", "", "x" * 300)] == [
+                True,
+                *[False] * 3,
+            ]
+    if row.stream:
+        assert operation["requestBody"]["content"] == {"*/*": {"schema": {}}}
+        return
     if not row.takes_body:
         assert "requestBody" not in operation
         return
@@ -157,7 +170,7 @@ def test_each_operation_tells_what_it_takes(row: Operation) -> None:
     assert set(body.get("properties", {})) == set(row.body.fields)
     needed = {name for name, field in row.body.fields.items() if field.required}
     assert set(body.get("required", [])) == needed
-    assert operation["requestBody"].get("required", False) is False or needed
+    assert operation["requestBody"]["required"] is bool(needed)
 
 
 def test_names_of_operations_are_unique() -> None:
@@ -203,6 +216,10 @@ def test_the_codes_of_the_design_are_what_there_is() -> None:
         "lease_lost": 409,
         "cancelled": 409,
         "already_settled": 409,
+        "name_taken": 409,
+        "changed": 412,
+        "out_of_range": 416,
+        "broken_body": 400,
         "duplicate": 409,
         "illegal_transition": 409,
         "too_large": 413,
@@ -210,7 +227,9 @@ def test_the_codes_of_the_design_are_what_there_is() -> None:
         "broken_json": 400,
         "invalid_result": 422,
         "result_rejected": 422,
+        "key_reused": 422,
         "invalid": 422,
+        "queue_full": 429,
         "too_many_claims": 429,
         "busy": 503,
         "internal": 500,

@@ -16,7 +16,7 @@ from sqlalchemy import event
 from conftest import MakeWorld
 from flask_jobber import Cron, DuplicateJob, Invalid, ResultRejected, SetupError, job_enqueued
 from flask_jobber.core import cadence
-from situations import ERROR, ago, assert_legal, put, stored
+from situations import ERROR, ago, assert_legal, put, states, stored
 from support import World
 
 LOCKER = "user_ann"
@@ -297,6 +297,26 @@ def test_cancel_ends_a_series(world: World, how: str) -> None:
     assert [job.state for job in _rows(world)] == ["cancelled"]
 
 
+def test_a_job_that_can_have_no_next_ends_all_the_same(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The series is over, logged and recorded; claims that meet such a job go on."""
+    every = Cron("0 3 * * *", time_zone="Europe/Berlin")
+    _schedule(world, every, expires_at=dt.datetime.now(dt.UTC) + dt.timedelta(days=400))
+    with world.session() as session:
+        (job,) = session.scalars(sa.select(world.Job))
+        job.every = {**job.every, "time_zone": "Mars/Base"}
+        job.run_at = job.expires_at = ago(60)
+    world.enqueue("other")
+    assert [job["type"] for job in world.client().claim()] == ["other"]
+    (job,) = _rows(world)
+    assert (job.state, "a series has ended" in caplog.text) == ("expired", True)
+    with world.session():
+        rows = world.jobber.History.__table__
+        last = world.db.session.execute(sa.select(rows).where(rows.c.job_id == job.id)).all()[-1]
+        assert (last.to_state, last.error["type"]) == ("expired", "ZoneInfoNotFoundError")
+
+
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_retried_job_runs_alone(world: World, state: str) -> None:
     """The series has gone on without it, or is over: there is no second chain."""
@@ -513,6 +533,27 @@ def test_a_running_job_that_was_made_the_last_stays_the_last(world: World) -> No
     assert [job.state for job in _rows(world)] == ["succeeded"]
 
 
+@pytest.mark.parametrize("how", ["running", "unscheduled", "retried"])
+def test_newer_code_begins_anew_whatever_became_of_the_last_job(world: World, how: str) -> None:
+    """It goes on alone; the declaration that it was made by is kept, so that another one is told from it."""
+    jobber = world.jobber
+    jobber.schedule("nightly", "work", every=60)
+    with world.app.app_context():
+        jobber.apply_schedules()
+    claim = _claim(world)
+    with world.session():
+        if how == "unscheduled":
+            jobber.unschedule("nightly")
+        elif how == "retried":
+            jobber.cancel(claim.id)
+            jobber.retry(claim.id)
+    jobber._declared.clear()  # another process
+    jobber.schedule("nightly", "work", every=60, priority=1)
+    with world.app.app_context():
+        jobber.tidy()
+    assert [job.priority for job in _rows(world)] == [0, 1]
+
+
 def test_a_series_whose_job_was_deleted_goes_on(world: World) -> None:
     """By hand, past all verbs: nobody has ended it."""
     world.jobber.schedule("nightly", "work", every=60)
@@ -639,3 +680,22 @@ def test_one_slot_has_one_row(make_world: MakeWorld, db_url: str) -> None:
     other = world.enqueue()
     with world.app.app_context(), pytest.raises(sa.exc.IntegrityError):
         put(world, other, series="nightly", slot=job.slot)
+
+
+def test_a_declaration_that_cannot_be_made_keeps_no_other_from_it(world: World) -> None:
+    """What is wrong is told, when all others are made."""
+    world.jobber.schedule("first", "report", {"x": float("nan")}, every=60)
+    world.jobber.schedule("second", "report", every=60)
+    with world.session(), pytest.raises(Invalid) as caught:
+        world.jobber.apply_schedules()
+    assert caught.value.__notes__ == ["in the schedule 'first'"]
+    assert [world.job(job_id).series for job_id in states(world)] == ["second"]
+
+
+def test_a_changed_declaration_says_anew_when_jobs_expire(world: World) -> None:
+    soon, now = dt.timedelta(hours=1), dt.datetime.now(dt.UTC)
+    for every in (60, 61):  # another cadence, so that it is another declaration
+        expires = now + soon if every == 60 else None
+        with world.session():
+            world.jobber.schedule("nightly", "report", every=every, run_at=now + soon / 2, expires_at=expires)
+        assert (_rows(world)[0].expires_at is None) == (expires is None)

@@ -676,6 +676,7 @@ BAD_LOCKERS: dict[str, t.Callable[[], t.Any]] = {
     "slash": lambda: "ann/node",
     "slash alone": lambda: "/",
     "slash at the end": lambda: "ann/",
+    "that of workers beside the database": lambda: "worker",
     "space before": lambda: " ann",
     "space after": lambda: "ann ",
     "spaces": lambda: "  ",

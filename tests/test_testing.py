@@ -511,6 +511,30 @@ def test_time_travel_ends_leases_and_waiting(world: World) -> None:
     assert {job["id"]: job["failures"] for job in claimed} == {soon: 0, held: 1}
 
 
+@pytest.mark.parametrize("seconds", [60, -60])
+def test_travel_moves_series_by_a_step(world: World, seconds: float) -> None:
+    """A job comes to stand where another one stood, whichever is moved first."""
+    with world.session():
+        world.jobber.schedule("often", "work", every=60)
+    for _ in range(2):
+        with world.session():
+            [claim] = world.jobber.claim("worker/testing")
+            world.jobber.deliver("worker/testing", claim.id, claim.attempt)
+        with world.app.app_context():
+            travel(world.jobber, 60)
+    with world.session() as session:  # one that is written last is read last
+        session.get(world.Job, 1).priority = 1
+    before = _slots(world)
+    with world.app.app_context():
+        travel(world.jobber, seconds)
+    assert [slot + dt.timedelta(seconds=seconds) for slot in _slots(world)] == before
+
+
+def _slots(world: World) -> list[dt.datetime]:
+    with world.session() as session:
+        return list(session.scalars(sa.select(world.Job.slot).order_by(world.Job.id)))
+
+
 def test_travel_shows_in_what_a_test_holds(lite: World) -> None:
     """Also when its session keeps objects as they are; what it has not committed is committed."""
     with lite.session() as session:

@@ -13,9 +13,10 @@ from werkzeug.exceptions import InternalServerError
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import RequestRedirect
 
+from ..core.engines import undo
 from ..core.payload import MAX_ID
 from ..errors import JobberError, NotFound
-from . import exchange, openapi, views  # noqa: F401  they fill the table
+from . import attachments, columns, exchange, openapi, views  # noqa: F401  some fill the table
 from .call import Call
 from .guard import check_request, exempt_from_csrf_protect
 from .operation import OPERATIONS, Operation
@@ -33,12 +34,28 @@ _SMALL = 262_144
 _PUBLIC = {row.name for row in OPERATIONS if row.public}
 
 
-def make_blueprint(jobber: Jobber) -> Blueprint:
+class JobberBlueprint(Blueprint):
+    """The blueprint of a Jobber, which knows the prefixes that it has in its apps."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, __name__)
+        self.prefixes: weakref.WeakKeyDictionary[Flask, set[str]] = weakref.WeakKeyDictionary()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the current request is for it, be it for a path that is not there."""
+        if request.routing_exception is not None:
+            return _is_below(self.prefixes.get(_app(), set()))
+        return current_app.blueprints.get(request.blueprint or "") is self
+
+
+def make_blueprint(jobber: Jobber) -> JobberBlueprint:
     """Return the blueprint that serves a Jobber, to be registered on its apps."""
-    blueprint = Blueprint(jobber.name, __name__)
+    columns.check(jobber.Job)
+    blueprint = JobberBlueprint(jobber.name)
     for row in OPERATIONS:
         blueprint.add_url_rule(row.rule, row.name, _view(jobber, row), methods=[row.method])
-    prefixes: weakref.WeakKeyDictionary[Flask, set[str]] = weakref.WeakKeyDictionary()
+    prefixes = blueprint.prefixes
 
     def remember(state: BlueprintSetupState) -> None:
         app = t.cast(Flask, state.app)
@@ -69,13 +86,13 @@ def _view(jobber: Jobber, row: Operation) -> t.Callable[..., Response]:
     def view(**parts: str) -> Response:
         call = Call(jobber)
         try:
-            numbers = {name: _number(text) for name, text in parts.items()}
+            numbers = {n: text if n == "name" else _number(text) for n, text in parts.items()}
             arguments = row.arguments(request, _max_bytes(call, row))
             if not row.public:
                 call.identity.check_node()
             return row.view(call, **numbers, **arguments)
         except BaseException:
-            jobber.db.session.rollback()
+            undo(jobber.db.session())
             raise
 
     view.__name__ = row.name

@@ -6,12 +6,13 @@ import functools
 import json
 import random
 import typing as t
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from flask import Response, url_for
 from marshmallow import Schema
 
-from ..core import queries
+from ..core import attachments, queries
 from ..core.claim import Claim
 from ..core.hold import Holder, Row
 from ..core.states import State, Verb
@@ -50,10 +51,22 @@ class Call:
         return url_for(".list_jobs")
 
     def dump_claims(self, claims: t.Sequence[Claim]) -> list[dict[str, t.Any]]:
+        files = attachments.of(self.store, [claim.id for claim in claims if claim.has_files])
         return [
-            _claimed_job.dump(claim) | {"href": f"{self.path}/{claim.id}/attempts/{claim.attempt}"}
+            _claimed_job.dump(claim)
+            | {"href": f"{self.path}/{claim.id}/attempts/{claim.attempt}"}
+            | {"attachments": self.files(files.get(claim.id, ()), {None, claim.attempt})}
             for claim in claims
         ]
+
+    def files(self, rows: t.Iterable[Row], attempts: t.Container[int | None]) -> list[dict[str, t.Any]]:
+        """Return the attachments of these attempts; ``None`` is what the job came with."""
+        return [self.file(row) for row in rows if row.attempt in attempts]
+
+    def file(self, row: Row) -> dict[str, t.Any]:
+        """Return an attachment as it is told of."""
+        facts = {"name": row.name, "size": row.size, "type": row.content_type, "sha256": row.sha256}
+        return facts | {"href": f"{self.path}/{row.job_id}/attachments/{quote(row.name)}"}
 
     def idle_seconds(self, claims: t.Sequence[t.Any]) -> float:
         """Return how long to wait before the next claim: spread, so that the idle do not come together."""
@@ -62,7 +75,8 @@ class Call:
     def seen(self, rows: t.Sequence[Row]) -> list[dict[str, t.Any]]:
         """Return jobs as anyone in scope may see them."""
         problems = queries.last_errors(self.store, [row.id for row in rows])
-        results = self._visible_results(rows)
+        results = self.visible_results(rows)
+        files = attachments.of(self.store, [row.id for row in rows if row.has_files])
         return [
             {
                 **row._mapping,
@@ -70,14 +84,21 @@ class Call:
                 "result": row.result if row.id in results else None,
                 "error": None if row.state == State.SUCCEEDED else _told(problems.get(row.id)),
                 "enqueued_at": row.created_at,
+                "owner": row.owner_ref,
                 "href": f"{self.path}/{row.id}",
+                "attachments": self.files(files.get(row.id, ()), self.seen_attempts(row, results)),
             }
             for row in rows
         ]
 
-    def _visible_results(self, rows: t.Sequence[Row]) -> set[int]:
-        """Return the ids of those jobs whose result this client delivered, or may see."""
-        delivered = [row for row in rows if row.result is not None]
+    def seen_attempts(self, row: Row, results: t.Container[int]) -> set[int | None]:
+        """Return the attempts whose files this client may see of a job: never of a result kept from it."""
+        held = row.state == State.LOCKED and row.locked_by == self.identity.locker
+        return {None, row.attempts} if held or row.id in results else {None}
+
+    def visible_results(self, rows: t.Sequence[Row]) -> set[int]:
+        """Return the ids of those jobs whose result, with its files, this client delivered or may see."""
+        delivered = [row for row in rows if row.result is not None or (row.has_files and row.delivered)]
         mine = {row.id for row in delivered if self.is_mine(row.locked_by)}
         others = [row.id for row in delivered if row.id not in mine]
         if not others or not self.identity.has_permissions:
@@ -111,6 +132,7 @@ class Call:
     def _history_row(self, row: Row) -> dict[str, t.Any]:
         values, mine = dict(row._mapping), self.is_mine(row.locker)
         values["locker"] = row.locker if mine else None
+        values["by"] = row.by if self.is_mine(row.by) else None
         values["error"] = _told(row)
         if values["error"] is not None and not (mine and row.reason == Verb.FAIL):
             values["error"] |= {"traceback": None}

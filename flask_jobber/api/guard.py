@@ -44,14 +44,15 @@ def _check_anonymous(jobber: Jobber) -> None:
 
 def _is_exempt() -> bool:
     """Whether no browser can have authenticated this request by itself."""
-    if not current_user.is_authenticated or _has_cookie_login():
+    if not current_user.is_authenticated or has_cookie_login():
         return False
     scheme = request.headers.get("Authorization", "").partition(" ")[0].lower()
     # Without a token the app may have read a cookie of its own.
     return scheme not in _AUTOMATIC if scheme else not request.cookies
 
 
-def _has_cookie_login() -> bool:
+def has_cookie_login() -> bool:
+    """Whether the request has a cookie that logs a person in, or claims to."""
     remember = current_app.config.get("REMEMBER_COOKIE_NAME", COOKIE_NAME)
     return "_user_id" in session or remember in request.cookies
 

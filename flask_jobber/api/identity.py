@@ -18,15 +18,21 @@ from sqlalchemy.types import NullType
 from ..core import scope as scopes
 from ..core.engines import is_transient
 from ..core.models import JobMixin
-from ..core.payload import MAX_LOCKER, NODE, check_key
+from ..core.payload import MAX_LOCKER, NODE, WORKER, check_key
 from ..errors import Forbidden, HookError, Invalid
 from ..hooks import Registry
 
 logger = logging.getLogger("flask_jobber")
 Expression = sa.ColumnElement[t.Any]
-Action = t.Literal["enqueue", "cancel", "retry", "history", "result"]
+Action = t.Literal["enqueue", "repeat", "cancel", "retry", "history", "result", "attach"]
+#: The locker names of worker accounts begin so, and no others.
+ACCOUNT = "account:"
 # A list of a scope this long is taken apart into branches of the claim.
 _FEW = 8
+
+
+class Account:
+    """A user who is no person but a worker with an account of its own."""
 
 
 class Identity:
@@ -46,6 +52,10 @@ class Identity:
             raise _broken("locker_name", f"it returned {name!r}: {error}") from error
         if "/" in login:
             raise _broken("locker_name", f"it returned {name!r}, which holds a slash")
+        if login == WORKER:  # it would hold what workers beside the database hold
+            raise _broken("locker_name", f"{name!r} is the name of workers beside the database")
+        if login.startswith(ACCOUNT) and not isinstance(current_user, Account):
+            raise _broken("locker_name", f"it returned {name!r}: {ACCOUNT} begins the names of accounts")
         return login
 
     @functools.cached_property
@@ -73,19 +83,16 @@ class Identity:
             self._registry.note_scope(scope.key)
         return scope
 
-    def _hook(self, name: str, default: t.Callable[[], t.Any]) -> t.Callable[[], t.Any]:
+    def _hook(self, name: str, default: t.Callable[..., t.Any]) -> t.Callable[..., t.Any]:
         """Return the user's own method, the app's hook, or the default."""
         if not hasattr(current_user, f"jobber_{name}"):
             return self._registry.hooks.get(name, default)
-        own: t.Callable[[], t.Any] = current_app.ensure_sync(getattr(current_user, f"jobber_{name}"))
+        own: t.Callable[..., t.Any] = current_app.ensure_sync(getattr(current_user, f"jobber_{name}"))
         return own
 
     def may(self, action: Action, job: t.Any) -> bool:
         """Ask the permission hook; without one, nothing is permitted."""
-        hook = self._registry.hooks.get("permission")
-        if hook is None:
-            return False
-        said = _ask("permission", hook, action, job)
+        said = _ask("permission", self._hook("permission", _nothing), action, job)
         if not isinstance(said, bool):
             raise _broken("permission", f"it returned {said!r}, neither True nor False")
         return said
@@ -97,7 +104,7 @@ class Identity:
 
     @property
     def has_permissions(self) -> bool:
-        return "permission" in self._registry.hooks
+        return "permission" in self._registry.hooks or hasattr(current_user, "jobber_permission")
 
 
 def _default_locker() -> str:
@@ -106,6 +113,10 @@ def _default_locker() -> str:
 
 def _everything() -> bool:
     return True
+
+
+def _nothing(action: str, job: t.Any) -> bool:
+    return False
 
 
 def _ask(name: str, hook: t.Callable[..., t.Any], *args: t.Any) -> t.Any:

@@ -12,12 +12,16 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Response, url_for
 from marshmallow import Schema
 
+from ..core.payload import FILE_NAME, NODE
+from . import idempotency
 from .call import Call, answer
 from .operation import OPERATIONS, Operation, operation
 from .problems import CODES
 from .schemas import Problem
 
 _PARAMETER = re.compile(r"<(\w+)>")
+# The headers that are refused when they hold something else.
+_PATTERNS = {"Jobber-Node": NODE.pattern, idempotency.HEADER: idempotency.PATTERN}
 
 
 @operation("GET", "/openapi.json", answers={200: None}, public=True)
@@ -61,13 +65,17 @@ def _operation(row: Operation) -> dict[str, t.Any]:
         "security": [] if row.public else [{"session": []}, {"bearer": []}],
     }
     if row.takes_body:
-        described["requestBody"] = {"content": {"application/json": {"schema": row.body}}}
+        needed = any(field.required for field in row.body.fields.values())
+        described["requestBody"] = {"required": needed, "content": {"application/json": {"schema": row.body}}}
+    if row.stream:
+        described["requestBody"] = {"content": {"*/*": {"schema": {}}}, "required": True}
     return described
 
 
 def _path_parameters(row: Operation) -> list[dict[str, t.Any]]:
+    number, text = {"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{FILE_NAME.pattern}$"}
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
+        {"name": name, "in": "path", "required": True, "schema": text if name == "name" else number}
         for name in _PARAMETER.findall(row.rule)
     ]
 
@@ -77,8 +85,16 @@ def _query_parameters(row: Operation) -> list[dict[str, t.Any]]:
 
 
 def _headers(row: Operation) -> list[dict[str, t.Any]]:
-    node = {"name": "Jobber-Node", "in": "header", "required": False, "schema": {"type": "string"}}
-    return [] if row.public else [node | {"description": "Tells machines of one login apart."}]
+    common = {} if row.public else {"Jobber-Node": "Tells machines of one login apart."}
+    return [
+        {"name": name, "in": "header", "required": False, "schema": _header(name), "description": said}
+        for name, said in {**common, **row.headers}.items()
+    ]
+
+
+def _header(name: str) -> dict[str, str]:
+    pattern = {"pattern": f"^({_PATTERNS[name]})$"} if name in _PATTERNS else {}
+    return {"type": "string", **pattern}
 
 
 def _responses(row: Operation) -> dict[str, t.Any]:

@@ -21,6 +21,7 @@ View = t.Callable[..., Response]
 # Of any endpoint that needs a login; of any that changes something.
 _ALWAYS = ("login_required", "invalid", "internal", "busy")
 _UNSAFE = ("cross_site", "too_large", "not_json", "broken_json")
+_UNSAFE_STREAM = ("cross_site", "too_large", "broken_body")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Operation:
     :param refusals: the codes of its own, besides those that all share.
     :param public: needs no login.
     :param large: its body carries data or results.
+    :param headers: those that it heeds, besides those that all do: name to what it is.
+    :param stream: its body is bytes, which the view reads.
     """
 
     method: str
@@ -42,6 +45,8 @@ class Operation:
     refusals: tuple[str, ...] = ()
     public: bool = False
     large: bool = False
+    headers: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    stream: bool = False
 
     @property
     def name(self) -> str:
@@ -49,13 +54,15 @@ class Operation:
 
     @property
     def takes_body(self) -> bool:
-        return self.method not in ("GET", "DELETE")
+        return self.method not in ("GET", "DELETE") and not self.stream
 
     @property
     def codes(self) -> tuple[str, ...]:
         """Every code with which this endpoint may refuse."""
         if self.public:
             return ("internal",)
+        if self.stream:
+            return tuple(dict.fromkeys((*_ALWAYS, *_UNSAFE_STREAM, *self.refusals)))
         unsafe = _UNSAFE if self.takes_body else _UNSAFE[:1] if self.method == "DELETE" else ()
         return tuple(dict.fromkeys((*_ALWAYS, *unsafe, *self.refusals)))
 

@@ -49,6 +49,22 @@ class BrokenJson(errors.JobberError):
     """The body is not JSON in UTF-8."""
 
 
+class BrokenBody(errors.JobberError):
+    """The body ended before its time, or could not be read. Nothing of it is kept; send it again."""
+
+
+class Changed(errors.JobberError):
+    """This is not, or no more, what you know of it."""
+
+
+class OutOfRange(errors.JobberError):
+    """There is no such range in it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        super().__init__()
+
+
 class Busy(errors.JobberError):
     """The database is busy or away. Nothing was changed; send the same again in a while."""
 
@@ -68,13 +84,19 @@ PROBLEMS: dict[type[BaseException], Problem] = {
     errors.AlreadySettled: Problem("already_settled", 409, "Already settled"),
     errors.DuplicateJob: Problem("duplicate", 409, "Duplicate job"),
     errors.IllegalTransition: Problem("illegal_transition", 409, "Illegal transition"),
+    errors.NameTaken: Problem("name_taken", 409, "Name taken"),
+    Changed: Problem("changed", 412, "Changed"),
+    OutOfRange: Problem("out_of_range", 416, "Range not satisfiable"),
     errors.TooLarge: Problem("too_large", 413, "Too large"),
     NotJson: Problem("not_json", 415, "Not JSON"),
     BrokenJson: Problem("broken_json", 400, "Broken JSON"),
+    BrokenBody: Problem("broken_body", 400, "Broken body"),
     errors.InvalidResult: Problem("invalid_result", 422, "Invalid result"),
     errors.ResultRejected: Problem("result_rejected", 422, "Result rejected"),
     errors.Invalid: Problem("invalid", 422, "Invalid input"),
+    errors.KeyReused: Problem("key_reused", 422, "Key reused"),
     errors.TooManyClaims: Problem("too_many_claims", 429, "Too many claims", retryable=True),
+    errors.QueueFull: Problem("queue_full", 429, "Queue full", retryable=True),
     Busy: Problem("busy", 503, "Busy", retryable=True),
     errors.JobberError: Problem("internal", 500, "Internal error"),
 }
@@ -123,9 +145,11 @@ def respond(error: errors.JobberError) -> Response:
     body = document(error)
     response = Response(json.dumps(body), body["status"], mimetype="application/problem+json")
     if body["retryable"]:
-        response.headers["Retry-After"] = str(RETRY_AFTER)
+        response.headers["Retry-After"] = retry_after(getattr(error, "retry_after", RETRY_AFTER))
     if isinstance(error, LoginRequired):
         response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, OutOfRange):
+        response.headers["Content-Range"] = f"bytes */{error.size}"
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(error.methods)
     return response
@@ -133,6 +157,8 @@ def respond(error: errors.JobberError) -> Response:
 
 def from_exception(error: Exception) -> errors.JobberError | None:
     """Return the error of ours that another library's means, if it means one."""
+    if isinstance(error, errors.StorageAway):
+        return Busy(str(error))
     if isinstance(error, errors.JobberError):
         return error
     if is_transient(error):

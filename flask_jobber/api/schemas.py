@@ -9,11 +9,14 @@ import typing as t
 from marshmallow import Schema, ValidationError, fields, validate
 
 from ..core import payload
+from ..core.owners import REFERENCE
 from ..core.states import State
 
 # marshmallow formats an error's text: braces stand twice.
 _NAME_ERROR = f"A name matches {payload.NAME.pattern}.".replace("{", "{{").replace("}", "}}")
 _Name = validate.Regexp(f"^{payload.NAME.pattern}\\Z", error=_NAME_ERROR)
+_Series = validate.Regexp(r"^[A-Za-z0-9_.:~-]{1,100}\Z", error="This is no name of a series.")
+_Reference = validate.Regexp(f"^{REFERENCE.pattern}\\Z", error="A reference is <table>/<key>.")
 _STATES = [state.value for state in State]
 
 
@@ -185,6 +188,10 @@ class ListQuery(Schema):
     state = fields.String(validate=validate.OneOf(_STATES))
     type = fields.String(validate=_Name)
     queue = fields.String(validate=_Name)
+    series = fields.String(validate=_Series)
+    owner = fields.String(
+        validate=_Reference, metadata={"description": "The reference of a thing: <table>/<key>."}
+    )
 
 
 class EnqueueBody(Schema):
@@ -203,6 +210,33 @@ class EnqueueBody(Schema):
         validate=validate.Range(0, min_inclusive=False),
     )
     not_for = Short(fields.String(), metadata={"description": "Lockers, logins or nodes that may not."})
+    repeat_after_success = Number(
+        metadata={"description": "Another one, so many seconds after it succeeded, and so on."},
+        validate=validate.Range(0),
+    )
+    repeat_after_failure = Number(
+        metadata={"description": "Another one, so many seconds after it failed or expired, and so on."},
+        validate=validate.Range(0),
+    )
+    columns = fields.Dict(
+        keys=fields.String(),
+        metadata={"description": "Columns of the app's own, those that it lets clients set."},
+    )
+
+
+class AttachQuery(Schema):
+    attempt = QueryInteger(
+        validate=validate.Range(1),
+        metadata={"description": "Of its holder: the file comes with the result, else with the job."},
+    )
+
+
+class Attachment(Schema):
+    name = fields.String(required=True)
+    size = fields.Integer(required=True)
+    type = fields.String(required=True)
+    sha256 = fields.String(required=True)
+    href = fields.String(required=True)
 
 
 class ClaimedJob(Schema):
@@ -217,6 +251,7 @@ class ClaimedJob(Schema):
     lease_seconds = fields.Float(required=True)
     enqueued_at = Instant(required=True)
     href = fields.String(required=True)
+    attachments = fields.List(fields.Nested(Attachment), required=True)
 
 
 class Claimed(Schema):
@@ -262,7 +297,12 @@ class SeenJob(Schema):
     enqueued_at = Instant(required=True)
     run_at = Instant(required=True)
     finished_at = Instant(required=True, allow_none=True)
+    series = fields.String(
+        required=True, allow_none=True, metadata={"description": "What repeated jobs have in common."}
+    )
+    owner = fields.String(required=True, allow_none=True, metadata={"description": "<table>/<key>"})
     href = fields.String(required=True)
+    attachments = fields.List(fields.Nested(Attachment), required=True)
 
 
 class SeenJobs(Schema):
@@ -280,6 +320,11 @@ class HistoryRow(Schema):
     at = Instant(required=True)
     attempt = fields.Integer(required=True)
     locker = fields.String(required=True, allow_none=True)
+    by = fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Who enqueued, cancelled or retried it by a request."},
+    )
     reason = fields.String(required=True)
     error = fields.Nested(HistoryError, required=True, allow_none=True)
 

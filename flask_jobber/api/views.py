@@ -14,8 +14,10 @@ from ..core import enqueue as enqueue_verbs
 from ..core import hold, payload, queries, settle
 from ..core.candidates import Wanted
 from ..core.claim import Claim
+from ..core.lanes import Lanes
 from ..errors import Invalid
-from . import schemas
+from . import columns as columns_verbs
+from . import idempotency, schemas
 from .call import Call, answer, answer_claims, answer_with, status_of
 from .operation import operation
 
@@ -147,8 +149,11 @@ def _settle(call: Call, verb: t.Callable[..., list[hold.Outcome]], item: hold.It
     query=schemas.ListQuery(),
     answers={200: schemas.SeenJobs()},
 )
-def list_jobs(call: Call, *, limit: int, cursor: str = "0", **equals: str) -> Response:
+def list_jobs(
+    call: Call, *, limit: int, cursor: str = "0", owner: str | None = None, **equals: str | None
+) -> Response:
     """List the jobs that this client may see, by id, page by page."""
+    equals["owner_ref"] = owner
     scope = call.identity.scope.expression
     rows = queries.visible(call.store, scope, after=int(cursor), limit=limit + 1, **equals)
     page = rows[:limit]
@@ -161,20 +166,35 @@ def list_jobs(call: Call, *, limit: int, cursor: str = "0", **equals: str) -> Re
     "/jobs",
     body=schemas.EnqueueBody(),
     answers={201: schemas.SeenJob()},
-    refusals=("forbidden", "duplicate"),
+    refusals=("forbidden", "duplicate", "key_reused", "queue_full"),
     large=True,
+    headers={idempotency.HEADER: "The same answer for the same request by the same login."},
 )
-def enqueue(call: Call, *, after_seconds: float | None = None, **spec: t.Any) -> Response:
+def enqueue(call: Call, **spec: t.Any) -> Response:
     """Enqueue a job, if the permission hook allows it."""
-    store = call.store
+    said = idempotency.once(call, spec, lambda: _enqueue(call, **spec))
+    return answer(said, 201, {"Location": said["href"]})
+
+
+def _enqueue(
+    call: Call,
+    *,
+    after_seconds: float | None = None,
+    columns: t.Mapping[str, t.Any] | None = None,
+    **spec: t.Any,
+) -> dict[str, t.Any]:
+    store, lanes = call.store, Lanes(call.store)
+    own = columns_verbs.load(call.store.Job, columns or {})
     try:
-        job = enqueue_verbs.build(store, {**spec, "after": after_seconds}, store.now)
+        job = enqueue_verbs.build(store, {**spec, **own, "after": after_seconds}, store.now, lanes=lanes)
     except Invalid as error:  # the wire's name is another
         raise Invalid({_WIRE.get(name, name): said for name, said in error.errors.items()}) from error
     call.identity.require("enqueue", job)
-    enqueue_verbs.insert(store, [job])
-    call.commit()
-    return _show(call, job.id, 201, Location=f"{call.path}/{job.id}")
+    if job.every is not None:
+        call.identity.require("repeat", job)
+    with columns_verbs.accountable(own):
+        enqueue_verbs.insert(store, [job], lanes, by=call.identity.locker)
+    return _dump(call, job.id)
 
 
 @operation("GET", "/jobs/<job_id>", answers={200: schemas.SeenJob()}, refusals=("not_found",))
@@ -184,9 +204,13 @@ def show_job(call: Call, job_id: int) -> Response:
     return answer_with(schemas.SeenJob(), call.seen([row])[0])
 
 
-def _show(call: Call, job_id: int, status: int = 200, **headers: str) -> Response:
+def _show(call: Call, job_id: int) -> Response:
+    return answer(_dump(call, job_id))
+
+
+def _dump(call: Call, job_id: int) -> dict[str, t.Any]:
     row = queries.one(call.store, sa.true(), job_id)
-    return answer_with(schemas.SeenJob(), call.seen([row])[0], status, **headers)
+    return t.cast(dict[str, t.Any], schemas.SeenJob().dump(call.seen([row])[0]))
 
 
 @operation(
@@ -217,7 +241,7 @@ def cancel(call: Call, job_id: int) -> Response:
     "POST",
     "/jobs/<job_id>/retry",
     answers={200: schemas.SeenJob()},
-    refusals=("forbidden", "not_found", "illegal_transition"),
+    refusals=("forbidden", "not_found", "illegal_transition", "queue_full"),
 )
 def retry(call: Call, job_id: int) -> Response:
     """Give a failed, cancelled or expired job another life."""
@@ -228,7 +252,7 @@ def _operate(
     call: Call, action: t.Literal["cancel", "retry"], verb: t.Callable[..., None], job_id: int
 ) -> Response:
     call.identity.require(action, call.load(job_id))
-    verb(call.store, job_id, call.identity.scope.expression)
+    verb(call.store, job_id, call.identity.scope.expression, call.identity.locker)
     call.commit()
     return _show(call, job_id)
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from . import clear, jobs, upkeep, work  # noqa: F401  they add their commands to the group
+from . import (  # noqa: F401  they add their commands to the group
+    clear,
+    hire,
+    jobs,
+    queues,
+    upkeep,
+    work,
+    worker_file,
+    workers,
+)
 from .root import add_commands, group
 
 __all__ = ["add_commands", "group"]

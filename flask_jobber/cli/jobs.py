@@ -17,6 +17,8 @@ from .root import group, narrowing, one_of_them, the_jobber
 if t.TYPE_CHECKING:
     from ..extension import Jobber
 
+# Whoever may run commands is not known by a login.
+_BY = "flask jobber"
 F = t.TypeVar("F", bound=t.Callable[..., t.Any])
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -82,14 +84,14 @@ def _several(command: F) -> F:
 @_several
 def retry(**said: t.Any) -> None:
     """Give failed, cancelled or expired jobs another life."""
-    _do_each("retried", lambda jobber, job_id: jobber.retry(job_id), **said)
+    _do_each("retried", lambda jobber, job_id: jobber.retry(job_id, by=_BY), **said)
 
 
 @jobs.command()
 @_several
 def cancel(**said: t.Any) -> None:
     """End unfinished jobs. Who holds one hears of it at its next call."""
-    _do_each("cancelled", lambda jobber, job_id: jobber.cancel(job_id), **said)
+    _do_each("cancelled", lambda jobber, job_id: jobber.cancel(job_id, by=_BY), **said)
 
 
 @jobs.command()
@@ -106,7 +108,7 @@ def _release(jobber: Jobber, job_id: int) -> None:
     if row.state != State.LOCKED:
         raise IllegalTransition(f"release is not for a job that is {row.state}.")
     try:
-        jobber.release(row.locked_by, job_id, row.attempts)
+        jobber.release(row.locked_by, job_id, row.attempts, by=_BY)
     except (LeaseLost, Cancelled, AlreadySettled) as error:  # since it was looked at, or by LATE_RESULTS
         raise IllegalTransition("its holder holds it no longer.") from error
 

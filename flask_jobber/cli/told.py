@@ -17,8 +17,8 @@ Told = dict[str, t.Any]
 #: The names that these columns have over HTTP.
 _RENAMED = {"attempts": "attempt", "created_at": "enqueued_at", "locked_by": "locker"}
 _LISTED = ("ID", "STATE", "FAILED", "RUN AT", "PRIORITY", "QUEUE", "TYPE", "NAME", "LOCKER", "ERROR")
-_HISTORY = ("AT", "FROM", "TO", "REASON", "ATTEMPT", "LOCKER", "ERROR")
-_SOFT = frozenset({"QUEUE", "TYPE", "NAME", "LOCKER", "ERROR"})
+_HISTORY = ("AT", "FROM", "TO", "REASON", "ATTEMPT", "LOCKER", "BY", "ERROR")
+_SOFT = frozenset({"QUEUE", "TYPE", "NAME", "LOCKER", "BY", "ERROR"})
 # States in which a job waits for its run_at.
 _WAITING = frozenset({State.SCHEDULED, State.SUBMITTED})
 # Shown below the others, each on lines of its own.
@@ -98,14 +98,15 @@ def shown(one: Told) -> list[str]:
     flat = {**one, **one.get("columns", {})}
     facts = {name: value for name, value in flat.items() if name not in (*_LONG, "columns", "history")}
     room = max(map(len, facts)) + 2
-    lines = [f"{name:{room}}{_fact(value)}" for name, value in facts.items() if value is not None]
+    lines = [f"{name:{room}}{fact(value)}" for name, value in facts.items() if value is not None]
     for name in _LONG:
         if one[name] is not None or (name == "result" and one["state"] == State.SUCCEEDED):
             lines += ["", f"{name}:", *_indented(json.dumps(one[name], indent=2, ensure_ascii=False))]
     return [*lines, "", *_history(one["history"])]
 
 
-def _fact(value: t.Any) -> str:
+def fact(value: t.Any) -> str:
+    """Return a value as text that does nothing to a terminal."""
     if isinstance(value, dt.datetime) and value.tzinfo:
         return _instant(value)
     if isinstance(value, list | dict):
@@ -129,5 +130,5 @@ def _history(rows: t.Sequence[Told]) -> list[str]:
 def _history_cells(row: Told) -> list[str]:
     return [
         _instant(row["at"]), row["from"] or "", row["to"], row["reason"], str(row["attempt"]),
-        row["locker"] or "", _brief(row["error"]),
+        row["locker"] or "", row["by"] or "", _brief(row["error"]),
     ]  # fmt: skip

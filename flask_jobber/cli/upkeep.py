@@ -7,6 +7,7 @@ import typing as t
 
 import click
 
+from ..core.files import SHARDS
 from .root import any_of_them, group, jobbers
 
 if t.TYPE_CHECKING:
@@ -25,9 +26,10 @@ def process(limit: int, name: str | None) -> None:
 @group.command()
 @any_of_them
 def tidy(name: str | None) -> None:
-    """Process submitted results, expire, prune and apply the schedules."""
+    """Process submitted results, expire, prune, collect orphaned files and apply the schedules."""
     for jobber in jobbers(name):
         done = jobber.tidy()
+        jobber.collect_orphans(SHARDS)
         click.echo(f"{jobber.name}: {done.processed} processed, {done.expired} expired, {done.pruned} pruned")
 
 

@@ -14,7 +14,7 @@ from ..worker.crew import Place
 from ..worker.database import DatabaseSource
 from ..worker.feed import Supply
 from ..worker.handlers import Handlers
-from ..worker.options import options, run
+from ..worker.options import options, run, what
 from .root import group, jobbers
 
 if t.TYPE_CHECKING:
@@ -34,7 +34,7 @@ def work(script: ScriptInfo, /, jobber: str | None, **how: t.Any) -> None:
 
 @group.command("work-off")
 @click.argument("number", type=click.IntRange(1))
-@options
+@what
 @_jobber
 @click.pass_obj
 def work_off(script: ScriptInfo, /, number: int, jobber: str | None, **how: t.Any) -> None:

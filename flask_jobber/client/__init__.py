@@ -20,6 +20,7 @@ try:
 except ImportError as error:
     raise ImportError("flask_jobber.client needs httpx2: pip install flask-jobber[worker]") from error
 
+from .credentials import ClientCredentials
 from .errors import (
     AlreadySettled,
     Busy,
@@ -30,22 +31,27 @@ from .errors import (
     Forbidden,
     IllegalTransition,
     Invalid,
+    KeyReused,
     LeaseLost,
     LoginRequired,
+    NameTaken,
     NotFound,
+    QueueFull,
     ResultRefused,
     ServerError,
     TooLarge,
     TooManyClaims,
 )
-from .records import ClaimedJob, Exchange, HistoryRow, Job, Outcome
+from .records import Attachment, ClaimedJob, Exchange, HistoryRow, Job, Outcome
 from .verbs import JobberClient
 
 __all__ = [
     "AlreadySettled",
+    "Attachment",
     "Busy",
     "Cancelled",
     "ClaimedJob",
+    "ClientCredentials",
     "ClientError",
     "Disconnected",
     "Duplicate",
@@ -56,10 +62,13 @@ __all__ = [
     "Invalid",
     "Job",
     "JobberClient",
+    "KeyReused",
     "LeaseLost",
     "LoginRequired",
+    "NameTaken",
     "NotFound",
     "Outcome",
+    "QueueFull",
     "ResultRefused",
     "ServerError",
     "TooLarge",

@@ -82,12 +82,24 @@ class Duplicate(ClientError):
     """An unfinished job has this ``unique_key`` already."""
 
 
+class KeyReused(ClientError):
+    """This ``idempotency_key`` was sent with another request. Give each its own, or none."""
+
+
 class IllegalTransition(ClientError):
     """The job's state does not allow this."""
 
 
+class NameTaken(ClientError):
+    """The job has an attachment of this name from another side."""
+
+
 class TooManyClaims(ClientError):
     """This login holds as many jobs as it may. Deliver or release some first."""
+
+
+class QueueFull(ClientError):
+    """This queue holds as many unfinished jobs as it may."""
 
 
 class TooLarge(ClientError):
@@ -128,9 +140,15 @@ _BY_CODE: t.Mapping[str, type[ClientError]] = {
     "invalid_result": ResultRefused,
     "result_rejected": ResultRefused,
     "duplicate": Duplicate,
+    "key_reused": KeyReused,
     "illegal_transition": IllegalTransition,
     "too_many_claims": TooManyClaims,
+    "queue_full": QueueFull,
     "too_large": TooLarge,
+    "name_taken": NameTaken,
+    "broken_body": ClientError,
+    "changed": ClientError,
+    "out_of_range": ClientError,
     "busy": Busy,
     "internal": ServerError,
 }

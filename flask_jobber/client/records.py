@@ -16,6 +16,21 @@ _MAX_TRACEBACK = 20_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """A file of a job.
+
+    :param size: bytes.
+    :param sha256: in hexadecimal.
+    """
+
+    name: str
+    size: int
+    type: str
+    sha256: str
+    href: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedJob:
     """A job that was handed out to this client.
 
@@ -36,6 +51,7 @@ class ClaimedJob:
     lease_seconds: float
     enqueued_at: dt.datetime
     href: str
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +60,8 @@ class Job:
 
     :param progress: 0 to 1, from the holder's heartbeats.
     :param result: ``None`` also when this login may not see it.
+    :param series: what repeated jobs have in common.
+    :param owner: the reference of the thing it is for, ``<table>/<key>``.
     """
 
     id: int
@@ -62,12 +80,19 @@ class Job:
     enqueued_at: dt.datetime
     run_at: dt.datetime | None
     finished_at: dt.datetime | None
+    series: str | None = None
+    owner: str | None = None
     href: str
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryRow:
-    """One transition of a job. ``from_`` is the wire's ``from``, a keyword of Python's."""
+    """One transition of a job. ``from_`` is the wire's ``from``, a keyword of Python's.
+
+    :param locker: who held it, or holds it now; ``None`` also when this login may not know.
+    :param by: who enqueued, cancelled or retried it by a request, likewise.
+    """
 
     from_: str | None
     to: str
@@ -75,6 +100,7 @@ class HistoryRow:
     attempt: int
     locker: str | None
     reason: str | None
+    by: str | None = None
     error: JSON = dataclasses.field(hash=False)
 
 
@@ -172,6 +198,13 @@ def _clean(text: str) -> str:
     return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
+def quoted(key: str) -> str:
+    """Return an idempotency key as its header has it. :raises ValueError: for what no header holds."""
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"An idempotency key is of visible ASCII characters, unlike {key!r}.")
+    return '"' + key.replace("\\", r"\\").replace('"', r"\"") + '"'
+
+
 def instant(value: dt.datetime | None) -> str | None:
     if value is not None and value.tzinfo is None:
         raise ValueError(f"An instant has a time zone, unlike {value!r}.")
@@ -196,7 +229,7 @@ def _outcome(item: dict[str, t.Any]) -> Outcome:
     return load(Outcome, item | {"error": from_problem(item["status"], item) if "code" in item else None})
 
 
-_Loaded = t.TypeVar("_Loaded", ClaimedJob, Job, HistoryRow, Outcome)
+_Loaded = t.TypeVar("_Loaded", Attachment, ClaimedJob, Job, HistoryRow, Outcome)
 
 
 def load(cls: type[_Loaded], body: t.Mapping[str, t.Any]) -> _Loaded:
@@ -206,5 +239,7 @@ def load(cls: type[_Loaded], body: t.Mapping[str, t.Any]) -> _Loaded:
 
 
 def _parsed(name: str, value: t.Any) -> t.Any:
+    if name == "attachments":
+        return tuple(load(Attachment, one) for one in value)
     is_instant = (name == "at" or name.endswith("_at")) and value is not None
     return dt.datetime.fromisoformat(value) if is_instant else value

@@ -12,6 +12,7 @@ import typing as t
 import httpx2
 
 from .errors import ClientError, Disconnected, LeaseLost, from_problem
+from .records import given
 
 if t.TYPE_CHECKING:
     from .records import ClaimedJob
@@ -50,12 +51,14 @@ FAIL = Verb("PUT", "/jobs/{:d}/attempts/{:d}/failure")
 EXTEND = Verb("PATCH", "/jobs/{:d}/attempts/{:d}")
 RELEASE = Verb("DELETE", "/jobs/{:d}/attempts/{:d}", done=LeaseLost)
 EXCHANGE = Verb("POST", "/exchange")
-ENQUEUE = Verb("POST", "/jobs", repeat=False)
+ENQUEUE = Verb("POST", "/jobs")  # it carries an Idempotency-Key
 CANCEL = Verb("POST", "/jobs/{:d}/cancel", repeat=False)
 RETRY = Verb("POST", "/jobs/{:d}/retry", repeat=False)
 JOB = Verb("GET", "/jobs/{:d}")
 JOBS = Verb("GET", "/jobs")
 HISTORY = Verb("GET", "/jobs/{:d}/history")
+UPLOAD = Verb("PUT", "/jobs/{:d}/attachments/{}")
+DOWNLOAD = Verb("GET", "/jobs/{:d}/attachments/{}")
 
 
 class Transport:
@@ -74,8 +77,10 @@ class Transport:
     def call(
         self,
         verb: Verb,
-        *ids: int,
+        *ids: int | str,
         body: dict[str, t.Any] | None = None,
+        content: t.Iterable[bytes] | None = None,
+        headers: t.Mapping[str, str] | None = None,
         params: dict[str, t.Any] | None = None,
         timeout: float | None = None,
         patience: float | None = None,
@@ -83,22 +88,60 @@ class Transport:
     ) -> dict[str, t.Any]:
         """Send until there is an answer to keep; return it. What cannot be sent raises at once.
 
+        :param content: bytes instead of a ``body``; iterated again for each try.
         :param stop: ends the waiting for another try.
         """
         path = verb.path.format(*ids)
+        sent = {"json": body, "content": content, "headers": headers, "params": params}
         request = self._http.build_request(
-            verb.method, path, json=body, params=params, timeout=timeout or self.timeout
+            verb.method, path, timeout=timeout or self.timeout, **given(**sent)
         )
+        wait = stop.wait if stop else time.sleep
         deadline = time.monotonic() + (self._patience if patience is None else patience)
-        return self._insist(request, verb, deadline, stop.wait if stop else time.sleep)
+        return self._insist(lambda: _read(self._http.send(request)), verb, deadline, wait)
+
+    def receive(
+        self,
+        verb: Verb,
+        *ids: int | str,
+        take: t.Callable[[httpx2.Response], None],
+        patience: float | None = None,
+    ) -> None:
+        """Send until ``take`` has the whole of an answer that is no JSON.
+
+        :param take: is called within each try, and reads the answer; it may change the headers
+            of its request for the next one.
+        """
+        # A gateway may else compress what has ranges and a digest.
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        path = verb.path.format(*ids)
+        request = self._http.build_request(verb.method, path, headers=headers, timeout=self.timeout)
+
+        def send() -> dict[str, t.Any]:
+            response = self._http.send(request, stream=True)
+            try:
+                if response.status_code not in (200, 206):
+                    response.read()
+                    return _read(response)
+                take(response)
+            finally:
+                response.close()
+            return {}
+
+        patience = self._patience if patience is None else patience
+        self._insist(send, verb, time.monotonic() + patience, time.sleep)
 
     def _insist(
-        self, request: httpx2.Request, verb: Verb, deadline: float, wait: t.Callable[[float], bool | None]
+        self,
+        send: t.Callable[[], dict[str, t.Any]],
+        verb: Verb,
+        deadline: float,
+        wait: t.Callable[[float], bool | None],
     ) -> dict[str, t.Any]:
         in_doubt = False
         for tries in itertools.count():
             try:
-                return self._send(request)
+                return _sent(send)
             except ClientError as error:
                 if in_doubt and isinstance(error, verb.done):
                     break
@@ -112,13 +155,13 @@ class Transport:
                     raise
         return {}
 
-    def _send(self, request: httpx2.Request) -> dict[str, t.Any]:
-        try:
-            response = self._http.send(request)
-        except _LOST as error:
-            detail = f"{type(error).__name__}: {error}"
-            raise Disconnected(None, detail, in_doubt=not isinstance(error, _UNSENT)) from error
-        return _read(response)
+
+def _sent(send: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
+    try:
+        return send()
+    except _LOST as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise Disconnected(None, detail, in_doubt=not isinstance(error, _UNSENT)) from error
 
 
 def _read(response: httpx2.Response) -> dict[str, t.Any]:

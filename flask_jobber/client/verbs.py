@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import typing as t
+import uuid
 
 import httpx2
 
+from .files import Files
 from .records import (
     JSON,
     ClaimedJob,
@@ -23,6 +25,7 @@ from .records import (
     instant,
     load,
     name,
+    quoted,
 )
 from .transport import (
     CANCEL,
@@ -56,13 +59,13 @@ Failure = (
 )
 
 
-class JobberClient:
+class JobberClient(Files):
     """One login's view of a flask_jobber app. Threads may share it; close it, or use ``with``.
 
     Every method raises a :class:`ClientError`, and :class:`Disconnected` when no answer came.
 
     :param base_url: the blueprint's address, prefix included: ``https://example.org/jobber``.
-    :param auth: a bearer token, or anything httpx2 takes.
+    :param auth: a bearer token, :class:`ClientCredentials`, or anything httpx2 takes.
     :param node: names this machine among those of the same login.
     :param timeout: seconds to wait for the network in one try.
     :param patience: seconds after which a call is not tried again; ``0`` tries once,
@@ -242,14 +245,25 @@ class JobberClient:
         only_for: str | None = None,
         only_for_seconds: float | None = None,
         not_for: t.Sequence[str] | None = None,
+        repeat_after_success: float | None = None,
+        repeat_after_failure: float | None = None,
+        idempotency_key: str | None = None,
+        **columns: JSON,
     ) -> Job:
-        """Enqueue a job. Without a ``unique_key`` it is not sent again once it may have arrived.
+        """Enqueue a job: one, however often it is sent until there is an answer.
 
         :param run_at, expires_at: aware instants.
         :param only_for: the one locker, login or node that may have it; ``not_for``: those that may not.
         :param only_for_seconds: so long after it is due others may have it too.
+        :param repeat_after_success: make another one so many seconds after it succeeded, and so on;
+            ``repeat_after_failure``: after it failed or expired.
+        :param idempotency_key: 1 to 255 visible ASCII characters; a new one otherwise. Give one of
+            your own to enqueue once from several calls, such as before and after a crash.
+        :param columns: the app's own columns, those that it lets clients set.
         :raises Forbidden: when this login may enqueue no such job.
-        :raises Duplicate: when an unfinished job has the ``unique_key``, perhaps from a lost try of this.
+        :raises QueueFull: when its queue has no room, for all of ``patience``.
+        :raises Duplicate: when an unfinished job has the ``unique_key``.
+        :raises KeyReused: when the ``idempotency_key`` was sent with other arguments.
         :raises Invalid, TooLarge: when the server does not take an argument.
         :raises TypeError, ValueError, RecursionError: when an argument is not JSON, or an instant is naive.
         """
@@ -264,8 +278,14 @@ class JobberClient:
             only_for=only_for,
             only_for_seconds=only_for_seconds,
             not_for=not_for,
+            repeat_after_success=repeat_after_success,
+            repeat_after_failure=repeat_after_failure,
+            columns=columns or None,
         )
-        return load(Job, self._transport.call(ENQUEUE._replace(repeat=unique_key is not None), body=body))
+        headers = {
+            "Idempotency-Key": quoted(uuid.uuid4().hex if idempotency_key is None else idempotency_key)
+        }
+        return load(Job, self._transport.call(ENQUEUE, body=body, headers=headers))
 
     def cancel(self, id: int) -> Job:
         """End an unfinished job.
@@ -296,13 +316,16 @@ class JobberClient:
         state: str | None = None,
         type: str | None = None,
         queue: str | None = None,
+        series: str | None = None,
+        owner: str | None = None,
         page_size: int | None = None,
     ) -> t.Iterator[Job]:
         """Yield the jobs that this login may see, by id, asking for page after page.
 
+        :param owner: the reference of a thing, ``<table>/<key>``.
         :raises Invalid: when the server does not take an argument.
         """
-        params = given(state=state, type=type, queue=queue, limit=page_size)
+        params = given(state=state, type=type, queue=queue, series=series, owner=owner, limit=page_size)
         while True:
             page = self._transport.call(JOBS, params=params)
             yield from (load(Job, job) for job in page["jobs"])

@@ -1,4 +1,4 @@
-"""When the jobs of a series run: every so many seconds, or by a cron line."""
+"""When the jobs of a series run: every so many seconds, by a cron line, or so long after an end."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ class Cron:
     time_zone: str = "UTC"
 
 
+#: What says how long after an end of this kind the next job runs, in seconds.
+AFTER_SUCCESS, AFTER_FAILURE = "repeat_after_success", "repeat_after_failure"
 #: What ``every=`` takes: seconds, or a cron line.
 Every = float | dt.timedelta | str | Cron
 
@@ -56,9 +58,32 @@ def read(value: object) -> dict[str, t.Any]:
     return {"cron": line, "time_zone": cron.time_zone}
 
 
+def read_repeats(given: t.Mapping[str, t.Any]) -> dict[str, float]:
+    """Return the lengths after which a job is to be repeated, as they are stored; empty if it is not.
+
+    :raises Invalid: for one that is no length.
+    """
+    names = [name for name in (AFTER_SUCCESS, AFTER_FAILURE) if given.get(name) is not None]
+    return {name: check_seconds(name, given[name], MAX_SECONDS, zero=True) for name in names}
+
+
 def first(every: t.Mapping[str, t.Any], now: dt.datetime) -> dt.datetime:
     """Return the first slot of a series that begins now."""
-    return now if "seconds" in every else following(every, now, now)
+    return following(every, now, now) if "cron" in every else now
+
+
+def after_end(
+    every: t.Mapping[str, t.Any], slot: dt.datetime, ended: dt.datetime, now: dt.datetime, *, well: bool
+) -> dt.datetime | None:
+    """Return the slot that follows the end of a job, or ``None`` when that was the last.
+
+    :param well: whether it succeeded.
+    """
+    if "seconds" in every or "cron" in every:
+        return following(every, slot, now)
+    length = every.get(AFTER_SUCCESS if well else AFTER_FAILURE)
+    # A job that ended before its slot by the database's clock: slots only grow.
+    return None if length is None else max(ended + dt.timedelta(seconds=length), slot + _TICK)
 
 
 def following(every: t.Mapping[str, t.Any], slot: dt.datetime, now: dt.datetime) -> dt.datetime:

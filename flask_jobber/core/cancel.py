@@ -9,41 +9,47 @@ import sqlalchemy as sa
 from ..errors import IllegalTransition, NotFound
 from .engines import utcnow
 from .hold import UNHELD
+from .lanes import Lanes
 from .payload import MAX_ID
+from .series import taken_off
 from .settle import ended
 from .states import TRANSITIONS, State, Verb
 from .store import Store
 from .transition import Change, apply
 
 
-def cancel(store: Store, job_id: int, scope: sa.ColumnElement[t.Any]) -> None:
+def cancel(store: Store, job_id: int, scope: sa.ColumnElement[t.Any], by: str | None = None) -> None:
     """End an unfinished job at once. A holder hears of it at its next call.
 
+    :param by: who does, for the history.
     :raises NotFound: when there is none in the scope.
     :raises IllegalTransition: when it has ended.
     """
     row = _lock(store, job_id, scope, Verb.CANCEL)
     # Who held it stays: it is to be told "cancelled", not "lost".
     values = ended(row.now) | {"locked_until": None, "lease_seconds": None, "slot": row.past_slot}
-    _apply(store, row, Verb.CANCEL, State.CANCELLED, values)
+    _apply(store, row, Verb.CANCEL, State.CANCELLED, values, by)
 
 
-def retry(store: Store, job_id: int, scope: sa.ColumnElement[t.Any]) -> None:
+def retry(store: Store, job_id: int, scope: sa.ColumnElement[t.Any], by: str | None = None) -> None:
     """Give a failed, cancelled or expired job another life: its failures and exclusions are forgotten.
 
     A job whose result is kept goes back to its processor, any other one into the pool. One
     of a series runs alone: the series has gone on, or is over.
 
+    :param by: who does, for the history.
     :raises NotFound: when there is none in the scope.
     :raises IllegalTransition: when it has not ended, or succeeded.
+    :raises QueueFull: when its queue has no room for it.
     """
     row = _lock(store, job_id, scope, Verb.RETRY)
+    Lanes(store).admit({row.queue: 1})
     fresh: dict[str, t.Any] = {"failures": 0, "not_for": None, "run_at": row.now, "finished_at": None}
-    fresh["every"] = None
+    fresh["every"] = taken_off(row.every)
     if row.delivered:
-        _apply(store, row, Verb.RETRY, State.SUBMITTED, fresh)
+        _apply(store, row, Verb.RETRY, State.SUBMITTED, fresh, by)
     else:
-        _apply(store, row, Verb.RETRY, State.QUEUED, {**fresh, **UNHELD, "expires_at": row.unexpired})
+        _apply(store, row, Verb.RETRY, State.QUEUED, {**fresh, **UNHELD, "expires_at": row.unexpired}, by)
 
 
 def _lock(store: Store, job_id: int, scope: sa.ColumnElement[t.Any], verb: Verb) -> sa.Row[t.Any]:
@@ -53,7 +59,8 @@ def _lock(store: Store, job_id: int, scope: sa.ColumnElement[t.Any], verb: Verb)
     delivered = sa.case((c.result.is_(sa.null()), sa.false()), else_=sa.true()).label("delivered")
     # A slot that has not come is free for the series that is begun anew.
     past_slot = sa.case((c.slot <= utcnow(), c.slot), else_=sa.null()).label("past_slot")
-    columns = (c.state, c.attempts, c.locked_by, delivered, unexpired, past_slot, utcnow().label("now"))
+    told = (delivered, unexpired, past_slot, utcnow().label("now"))
+    columns = (c.state, c.queue, c.attempts, c.locked_by, c.every, *told)
     rows = store.lock(columns, c.id == job_id, scope) if 1 <= job_id <= MAX_ID else ()
     if not rows:
         raise NotFound
@@ -62,5 +69,8 @@ def _lock(store: Store, job_id: int, scope: sa.ColumnElement[t.Any], verb: Verb)
     return rows[0]
 
 
-def _apply(store: Store, row: sa.Row[t.Any], verb: Verb, state: State, values: dict[str, t.Any]) -> None:
-    apply(store, [Change(verb, row.id, State(row.state), state, row.attempts, row.locked_by, None, values)])
+def _apply(
+    store: Store, row: sa.Row[t.Any], verb: Verb, state: State, values: dict[str, t.Any], by: str | None
+) -> None:
+    was, holder = State(row.state), row.locked_by
+    apply(store, [Change(verb, row.id, was, state, row.attempts, holder, None, values, by)])

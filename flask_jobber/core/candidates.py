@@ -27,6 +27,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, Null
 
 from .engines import Instant, plus_seconds, position, utcnow
+from .lanes import unpaused
 from .models import UNLED, UNTYPED
 from .payload import RESERVED, names_of
 from .scope import Expression, Scope
@@ -329,6 +330,7 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
     conditions: list[Expression] = [
         sa.or_(c.only_for.is_(None), c.only_for.in_(names), c.only_for_until <= wanted.clock),
         sa.or_(c.not_for.is_(None), sa.and_(*absent)),
+        unpaused(store),
     ]
     if wanted.types is None and not wanted.reserved:
         conditions.append(_unreserved(c.type))

@@ -40,6 +40,8 @@ class Claim:
     #: Length of the lease, from now.
     lease_seconds: float
     enqueued_at: dt.datetime
+    #: Whether there may be attachments.
+    has_files: bool | None = None
 
 
 def claim(store: Store, wanted: Wanted) -> list[Claim]:
@@ -79,6 +81,7 @@ def _claim(row: sa.Row[t.Any]) -> Claim:
         max_attempts=row.max_attempts,
         lease_seconds=row.granted,
         enqueued_at=row.created_at,
+        has_files=row.has_files,
     )
 
 
@@ -143,7 +146,7 @@ def _lease(store: Store, wanted: Wanted, length: t.Any) -> list[tuple[sa.Column[
 def _before(store: Store, wanted: Wanted) -> list[t.Any]:
     """Return the columns of a job about to be taken."""
     c = store.jobs.c
-    plain = (c.type, c.data, c.queue, c.priority, c.run_at, c.max_attempts, c.created_at)
+    plain = (c.type, c.data, c.queue, c.priority, c.run_at, c.max_attempts, c.created_at, c.has_files)
     old = (c.state.label("was"), c.locked_by.label("was_by"), c.attempts, c.failures)
     live = sa.not_(find.dead(store, wanted.clock)).label("live")
     return [*plain, *old, find.granted(store, wanted).label("granted"), live]

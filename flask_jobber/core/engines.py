@@ -16,6 +16,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql.compiler import DDLCompiler, SQLCompiler
 from sqlalchemy.sql.elements import Null
@@ -209,6 +210,7 @@ class TransactionLost(SQLAlchemyError):
 # MySQL: too many connections, lock wait timeout, deadlock, a row changed since the snapshot,
 # server gone (five ways), shutdown.
 _MYSQL_TRANSIENT = {1040, 1203, 1205, 1213, 1020, 1053, 1077, 2002, 2003, 2006, 2013, 2055}
+_NO_SAVEPOINT = 1305
 _SQLITE_TRANSIENT = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PROTOCOL")
 # PostgreSQL: connection, transaction roll-back, resources, object in use, operator intervention.
 _SQLSTATES_TRANSIENT = ("08", "40", "53", "55", "57")
@@ -231,6 +233,16 @@ def is_transient(error: Exception) -> bool:
         return _mysql_number(error) in _MYSQL_TRANSIENT
     state = getattr(cause, "sqlstate", None)  # None: the connection was never made
     return hasattr(cause, "sqlstate") and (state is None or state.startswith(_SQLSTATES_TRANSIENT))
+
+
+def undo(session: Session) -> None:
+    """Roll back, also what MySQL has rolled back by itself: it knows the session's savepoints no more."""
+    try:
+        session.rollback()
+    except OperationalError as error:
+        if _mysql_number(error) != _NO_SAVEPOINT:
+            raise
+        session.rollback()  # the rest
 
 
 def _mysql_number(error: Exception) -> int | None:

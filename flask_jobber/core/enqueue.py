@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import datetime as dt
 import typing as t
 import uuid
@@ -11,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import DuplicateJob, Invalid
-from . import cadence, payload
+from . import cadence, owners, payload
 from .backoff import read_backoff
+from .lanes import DEFAULT, Lanes
 from .models import JobMixin
 from .series import UNNAMED, key_of
 from .states import State, Verb
@@ -40,6 +42,9 @@ class Spec(t.TypedDict, total=False):
     on_success: str
     on_failure: str
     every: cadence.Every
+    repeat_after_success: float | dt.timedelta
+    repeat_after_failure: float | dt.timedelta
+    owner: t.Any
 
 
 _OWN = frozenset(Spec.__annotations__)
@@ -50,10 +55,16 @@ _MAX_NAMES_BYTES = 40_000
 
 
 def build(
-    store: Store, spec: t.Mapping[str, t.Any], now: t.Callable[[], dt.datetime], *, reserved: bool = False
+    store: Store,
+    spec: t.Mapping[str, t.Any],
+    now: t.Callable[[], dt.datetime],
+    *,
+    lanes: Lanes | None = None,
+    reserved: bool = False,
 ) -> JobMixin:
     """Return an unsaved job.
 
+    :param lanes: what is known of its queue, to be given to :func:`insert` too.
     :param reserved: whether its type may be one of our own.
     :raises Invalid, TooLarge: for keywords that are not what they must be.
     """
@@ -63,8 +74,14 @@ def build(
     if not reserved:
         payload.check_unreserved("type", payload.check_name("type", given.get("type")))
     times = _times(given, now)
-    own = _plain(store, given) | times | _affinity(given, lambda: times.get("run_at") or now())
+    own = (
+        _plain(store, given, lanes or Lanes(store))
+        | times
+        | _affinity(given, lambda: times.get("run_at") or now())
+    )
     own |= _feedback(store, given) | _series(given, own, times)
+    if "owner" in given:
+        own["owner_ref"] = owners.reference(store.Job, given["owner"])
     return store.Job(**own, **columns)
 
 
@@ -76,16 +93,18 @@ def _check_columns(store: Store, columns: t.Mapping[str, t.Any]) -> None:
         raise Invalid({name: ["A job has no such keyword or column of the app's."] for name in unknown})
 
 
-def _plain(store: Store, given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def _plain(store: Store, given: t.Mapping[str, t.Any], lanes: Lanes) -> dict[str, t.Any]:
     settings = store.settings
     type_ = payload.check_name("type", given.get("type"))
     data = given.get("data")
     payload.check_json("data", data, settings.max_data_bytes)
+    queue = payload.check_name("queue", given.get("queue", DEFAULT))
+    given = {**lanes.defaults(queue), **given}
     own = {
         "type": type_,
         "data": data,
-        "queue": payload.check_name("queue", given.get("queue", "default")),
-        "priority": payload.check_int("priority", given.get("priority", 0)),
+        "queue": queue,
+        "priority": payload.check_int("priority", given["priority"]),
         "max_attempts": payload.check_int(
             "max_attempts", given.get("max_attempts", settings.max_attempts), 1
         ),
@@ -108,8 +127,9 @@ def _backoff(value: object) -> dict[str, t.Any]:
 
 def _times(given: t.Mapping[str, t.Any], now: t.Callable[[], dt.datetime]) -> dict[str, t.Any]:
     times: dict[str, t.Any] = {}
-    if "every" in given:
-        times["every"] = cadence.read(given["every"])
+    every = _every(given)
+    if every:
+        times["every"] = every
     if "run_at" in given and "after" in given:
         raise Invalid({"after": ["Give run_at or after, not both."]})
     if "run_at" in given:
@@ -123,7 +143,25 @@ def _times(given: t.Mapping[str, t.Any], now: t.Callable[[], dt.datetime]) -> di
         times["state"] = State.SCHEDULED.value
     if "expires_at" in given:
         times["expires_at"] = payload.check_instant("expires_at", given["expires_at"])
+    _check_lifetime(times)
     return times
+
+
+def _every(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return what says when the next job of a series runs; empty for a job that is alone."""
+    repeats = cadence.read_repeats(given)
+    if "every" not in given:
+        return repeats
+    if repeats:
+        raise Invalid({name: ["Give this or every, not both."] for name in repeats})
+    return cadence.read(given["every"])
+
+
+def _check_lifetime(times: t.Mapping[str, t.Any]) -> None:
+    """Refuse an end before the beginning where it leads to another job with such an end, and so on."""
+    repeats = cadence.AFTER_FAILURE in times.get("every", ())
+    if repeats and "expires_at" in times and times["expires_at"] <= times["run_at"]:
+        raise Invalid({"expires_at": ["It would expire before it may begin, as would all that follow."]})
 
 
 def _affinity(given: t.Mapping[str, t.Any], begin: t.Callable[[], dt.datetime]) -> dict[str, t.Any]:
@@ -177,7 +215,10 @@ def enqueue_many(store: Store, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list
 
     :raises Invalid, TooLarge: for a keyword of any of them; none is inserted.
     :raises DuplicateJob: when a unique_key is taken; none is inserted.
+    :raises QueueFull: when a queue has no room for its share of them; none is inserted.
     """
+    specs, lanes = list(specs), Lanes(store)
+    lanes.read(spec.get("queue") or DEFAULT for spec in specs)
     clock: list[dt.datetime] = []
 
     def now() -> dt.datetime:
@@ -185,23 +226,28 @@ def enqueue_many(store: Store, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list
             clock.append(store.now())
         return clock[0]
 
-    return insert(store, [build(store, spec, now) for spec in specs])
+    return insert(store, [build(store, spec, now, lanes=lanes) for spec in specs], lanes)
 
 
-def insert(store: Store, jobs: list[JobMixin]) -> list[JobMixin]:
+def insert(
+    store: Store, jobs: list[JobMixin], lanes: Lanes | None = None, *, by: str | None = None
+) -> list[JobMixin]:
     """Insert built jobs, see :func:`enqueue_many`.
 
+    :param lanes: as they were built with.
+    :param by: who asked for them.
     :raises Invalid: when the data of one does not fit its type's schema.
     """
     for job in jobs:
         if job.type in store.types:
             store.types[job.type].check_data(job.data)
+    (lanes or Lanes(store)).admit(collections.Counter(job.queue for job in jobs))
     if any(job.unique_key is not None for job in jobs):
         _insert_unique(store, jobs)
     else:
         store.session.add_all(jobs)
         store.session.flush()
-    record(store, [Change(Verb.ENQUEUE, job.id, None, State(job.state), 0) for job in jobs])
+    record(store, [Change(Verb.ENQUEUE, job.id, None, State(job.state), 0, by=by) for job in jobs])
     return jobs
 
 

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import logging
 import typing as t
 
 import sqlalchemy as sa
 
 from ..errors import AlreadySettled, Cancelled, JobberError, LeaseLost, NotFound, TooManyClaims
 from .candidates import lapsed, word
-from .engines import utcnow
+from .engines import is_transient, utcnow
 from .payload import MAX_ID, MAX_NOTE, check_seconds, check_text
-from .process import call_on_failure, has_say
-from .quota import check_room
+from .process import call, call_on_failure, describe, has_say
+from .quota import check_room, of_login
 from .scope import Expression, Scope
 from .series import ENDS, follow
 from .states import State, Verb
 from .store import Store, missed
 from .transition import Change, append, apply, forget
 
+logger = logging.getLogger("flask_jobber")
 Row = sa.Row[t.Any]
 #: What leaving the lock clears.
 UNHELD: t.Mapping[str, None] = dict.fromkeys(
@@ -67,6 +69,8 @@ class Outcome:
 
 Decision = tuple[Outcome, Change | None]
 I_ = t.TypeVar("I_", bound=Item)
+# Jobs that are taken back by one statement.
+_SOME = 1000
 
 
 def fence(store: Store, holder: Holder, items: t.Sequence[Item]) -> dict[tuple[int, int], Row]:
@@ -205,11 +209,27 @@ def finish(store: Store, changes: t.Sequence[Change], rows: t.Mapping[int, Row])
     """
     apply(store, changes)
     for change in changes:
+        broken = list[dict[str, t.Any]]()
         if change.to_state in ENDS and rows[change.job_id].repeats:
-            follow(store, change.job_id)
+            broken += _follow(store, change.job_id)
         if change.to_state is State.FAILED:
-            for broken in call_on_failure(store, rows[change.job_id], change.error):
-                append(store, [dataclasses.replace(change, from_state=State.FAILED, error=broken)])
+            broken += call_on_failure(store, rows[change.job_id], change.error)
+        for error in broken:
+            append(store, [dataclasses.replace(change, from_state=change.to_state, error=error)])
+
+
+def _follow(store: Store, job_id: int) -> t.Iterator[dict[str, t.Any]]:
+    """Make the next job of a series; log and describe why there cannot be one.
+
+    A job that could not end for it would be met by every claim, and break them all.
+    """
+    error = call(store, follow, store, job_id)
+    if error is not None:
+        if is_transient(error):
+            raise error
+        about = {"action": "follow", "job_id": job_id}
+        logger.error("a series has ended: it has no next job", exc_info=error, extra=about)
+        yield describe(error)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -253,9 +273,13 @@ def _extend(store: Store, row: Row, item: Extension) -> Decision:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Release(Item):
-    """A job given back unworked; nothing is counted."""
+    """A job given back unworked; nothing is counted.
+
+    :param by: who does, if not its holder.
+    """
 
     delay_seconds: float = 0
+    by: str | None = None
 
     def check(self, store: Store) -> None:
         check_seconds("delay_seconds", self.delay_seconds, store.settings.max_backoff_seconds, zero=True)
@@ -272,7 +296,40 @@ def _release(store: Store, row: Row, item: Release) -> Decision:
     if item.delay_seconds:
         state = State.SCHEDULED
         values["run_at"] = row.now + dt.timedelta(seconds=item.delay_seconds)
-    return Outcome(item, state), change_of(row, Verb.RELEASE, state, item, values)
+    change = change_of(row, Verb.RELEASE, state, item, values)
+    return Outcome(item, state), dataclasses.replace(change, by=item.by)
+
+
+def take_back(store: Store, login: str, queue: str | None = None) -> int:
+    """Give back all that a login holds, on whatever node; nothing is counted. Return how many.
+
+    It takes no scope and asks nobody: a server's verb, for a login that has lost its rights.
+
+    :param queue: only jobs of this queue.
+    """
+    total = 0
+    while taken := _take_some_back(store, login, queue):
+        total += taken
+    return total
+
+
+def _take_some_back(store: Store, login: str, queue: str | None) -> int:
+    c = store.jobs.c
+    held = [c.state == word(State.LOCKED), of_login(store, login)]
+    held += [c.queue == queue] if queue is not None else []
+    some = sa.select(c.id).where(*held).limit(_SOME)
+    # By ids then: MySQL locks all that it reads on its way.
+    ids = store.execute(store.current(some)).scalars().all()
+    rows = store.lock((c.state, c.attempts, c.locked_by), c.id.in_(ids), *held) if ids else ()
+    apply(store, [_taken_back(row) for row in rows])
+    return len(rows)
+
+
+def _taken_back(row: Row) -> Change:
+    values = dict(UNHELD)
+    return Change(
+        Verb.RELEASE, row.id, State.LOCKED, State.QUEUED, row.attempts, row.locked_by, values=values
+    )
 
 
 def change_of(

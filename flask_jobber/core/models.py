@@ -1,4 +1,4 @@
-"""The two tables: jobs and their history."""
+"""The tables: jobs, their history and attachments, declared queues, and the keys of requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from sqlalchemy import event
 from sqlalchemy.orm import Mapped, Mapper, mapped_column, registry
 
 from .engines import VOLATILE, BigId, Instant, Json, NameList, name_type, utcnow
-from .payload import MAX_LOCKER, MAX_NOTE, MAX_UNIQUE_KEY
+from .owners import Owned
+from .payload import MAX_LOCKER, MAX_NOTE, MAX_OWNER, MAX_UNIQUE_KEY
 from .states import POOL, TERMINAL, State
 
 # The login's part, a slash, the node.
@@ -25,7 +26,7 @@ _POOL = f"({' OR '.join(f'state = {state.value!r}' for state in sorted(POOL))})"
 UNTYPED, UNLED = "attempts >= 0", "failures >= 0"
 
 
-class JobMixin:
+class JobMixin(Owned):
     """The columns of a job. Compose the app's own class with ``class Job(JobMixin, db.Model)``.
 
     Indexes and constraints are added when the class is mapped, so that it may have
@@ -34,6 +35,8 @@ class JobMixin:
 
     #: Columns that the scope hook compares; they lead the indexes of the claim.
     __claim_by__: t.ClassVar[tuple[str, ...]] = ()
+    #: The app's columns that a client may set over HTTP, if the permission hook then agrees.
+    __client_columns__: t.ClassVar[tuple[str, ...]] = ()
 
     if t.TYPE_CHECKING:
         __table__: t.ClassVar[sa.Table]
@@ -85,6 +88,10 @@ class JobMixin:
     series: Mapped[str | None] = mapped_column(name_type(100))
     #: When the series has this one run; back-off moves ``run_at`` only.
     slot: Mapped[dt.datetime | None] = mapped_column(Instant)
+    #: The thing it was enqueued for, see :mod:`.owners`; no foreign key, so it may go before its jobs.
+    owner_ref: Mapped[str | None] = mapped_column(name_type(MAX_OWNER))
+    #: Whether it has, or had, attachments: others pay nothing for them.
+    has_files: Mapped[bool | None] = mapped_column()
     created_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
     updated_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow(), onupdate=utcnow())
     finished_at: Mapped[dt.datetime | None] = mapped_column(Instant)
@@ -108,24 +115,112 @@ class HistoryMixin:
     at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
     attempt: Mapped[int] = mapped_column()
     locker: Mapped[str | None] = mapped_column(_LOCKER)
+    #: Who enqueued, cancelled, retried or released it, if that is known and is not its holder.
+    by: Mapped[str | None] = mapped_column(_LOCKER)
     #: The verb, see :class:`~flask_jobber.core.states.Verb`.
     reason: Mapped[str] = mapped_column(name_type(40))
     #: ``{type, message, traceback}``.
     error: Mapped[t.Any] = mapped_column(Json, nullable=True)
 
 
-def make_job(tablename: str, metadata: sa.MetaData, *, volatile: bool = False) -> type[JobMixin]:
+class QueueMixin:
+    """A declared queue. Jobs name theirs; any other name is an ordinary queue without bounds."""
+
+    if t.TYPE_CHECKING:
+        __table__: t.ClassVar[sa.Table]
+
+        def __init__(self, **columns: t.Any) -> None: ...
+
+    name: Mapped[str] = mapped_column(name_type(100), primary_key=True)
+    #: Unfinished jobs that it may hold; 0 is no limit.
+    capacity: Mapped[int] = mapped_column(default=0)
+    #: Whether none of its jobs is handed out.
+    paused: Mapped[bool] = mapped_column(default=False)
+    #: Of jobs that say none.
+    priority: Mapped[int | None] = mapped_column()
+    #: Seconds: the lease of jobs that say none.
+    lease_for: Mapped[float | None] = mapped_column(sa.Double)
+    #: Grows when jobs enter while there is a capacity, see :mod:`.lanes`.
+    admitted: Mapped[int] = mapped_column(sa.BigInteger, default=0)
+    created_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
+
+
+class KeyMixin:
+    """One request that may come twice, see :mod:`.keys`."""
+
+    if t.TYPE_CHECKING:
+        __table__: t.ClassVar[sa.Table]
+
+    #: Of the login and its key.
+    digest: Mapped[str] = mapped_column(name_type(64), primary_key=True)
+    #: Of what was asked.
+    fingerprint: Mapped[str] = mapped_column(name_type(64))
+    #: JSON; NULL only within the transaction that answers.
+    answer: Mapped[t.Any] = mapped_column(Json, nullable=True)
+    created_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
+
+
+class AttachmentMixin:
+    """One row for each file of a job that is there to be read; its bytes are in the storage.
+
+    ``job_id`` is no foreign key, as in the history.
+    """
+
+    if t.TYPE_CHECKING:
+        __table__: t.ClassVar[sa.Table]
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[int] = mapped_column(BigId)
+    name: Mapped[str] = mapped_column(name_type(200))
+    content_type: Mapped[str] = mapped_column(name_type(130))
+    #: Bytes.
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+    #: Hexadecimal.
+    sha256: Mapped[str] = mapped_column(name_type(64))
+    #: Its name in the storage.
+    key: Mapped[str] = mapped_column(name_type(64))
+    #: The hand-out whose holder brought it; NULL: the job came with it.
+    attempt: Mapped[int | None] = mapped_column()
+    created_at: Mapped[dt.datetime] = mapped_column(Instant, default=utcnow())
+
+
+def make_job(
+    tablename: str, metadata: sa.MetaData, *, volatile: bool = False, models: registry | None = None
+) -> type[JobMixin]:
     """Return a plain job class, for an app that needs no columns of its own.
 
+    :param models: where the classes of owners are mapped.
     :param volatile: what is in its table may be lost when the database server crashes.
     """
-    return _map("Job", JobMixin, tablename, metadata, volatile)
+    job: type[JobMixin] = _map("Job", JobMixin, tablename, metadata, volatile)
+    job.__models__ = models
+    return job
 
 
 def make_history(job: type[JobMixin], tablename: str) -> type[HistoryMixin]:
     """Return the class of the history of ``job``, in the same metadata."""
     table = job.__table__
     return _map("JobHistory", HistoryMixin, tablename, table.metadata, VOLATILE in table.info)
+
+
+def make_queue(job: type[JobMixin], tablename: str) -> type[QueueMixin]:
+    """Return the class of the declared queues of ``job``, in the same metadata.
+
+    What is declared outlives a crash, whatever becomes of the jobs.
+    """
+    return _map("JobQueue", QueueMixin, tablename, job.__table__.metadata, False)
+
+
+def make_key(job: type[JobMixin], tablename: str) -> type[KeyMixin]:
+    """Return the class of the keys of requests for ``job``, in the same metadata."""
+    table = job.__table__
+    return _map("IdempotencyKey", KeyMixin, tablename, table.metadata, VOLATILE in table.info)
+
+
+def make_attachment(job: type[JobMixin], tablename: str) -> type[AttachmentMixin]:
+    """Return the class of the attachments of ``job``, in the same metadata."""
+    table = job.__table__
+    return _map("JobAttachment", AttachmentMixin, tablename, table.metadata, VOLATILE in table.info)
 
 
 def _map(name: str, mixin: type[t.Any], tablename: str, metadata: sa.MetaData, volatile: bool) -> type[t.Any]:
@@ -166,6 +261,9 @@ def _complete_job_table(mapper: Mapper[t.Any], cls: type[JobMixin]) -> None:
     _index(table, "process", c.state, c.run_at, only="state = 'submitted'")
     _index(table, "expire", c.expires_at, c.state, only="expires_at IS NOT NULL AND finished_at IS NULL")
     _index(table, "prune", c.finished_at, only="finished_at IS NOT NULL")
+    # Of no column that a claim writes: who counts a queue and who claims from it never meet.
+    _index(table, "queue", c.queue, c.finished_at, only="finished_at IS NULL")
+    _index(table, "owner", c.owner_ref, c.id, only="owner_ref IS NOT NULL")
     # Where it can be partial, jobs of no series pay nothing for it.
     _index(table, "slot", c.series, c.slot, only="series IS NOT NULL", unique=True)
 
@@ -196,3 +294,29 @@ def _complete_history_table(mapper: Mapper[t.Any], cls: type[HistoryMixin]) -> N
     table = t.cast(sa.Table, mapper.local_table)
     table.primary_key.name = table.primary_key.name or f"pk_{table.name}"
     _index(table, "job", table.c.job_id, table.c.id)
+
+
+@event.listens_for(QueueMixin, "instrument_class", propagate=True)
+def _complete_queue_table(mapper: Mapper[t.Any], cls: type[QueueMixin]) -> None:
+    table = t.cast(sa.Table, mapper.local_table)
+    table.primary_key.name = table.primary_key.name or f"pk_{table.name}"
+    name = sa.schema.conv(f"ck_{table.name}_capacity")
+    table.append_constraint(sa.CheckConstraint("capacity >= 0", name=name))
+    # A claim asks which are paused; it is not to read a thousand queues for it.
+    _index(table, "paused", table.c.paused, table.c.name)
+
+
+@event.listens_for(KeyMixin, "instrument_class", propagate=True)
+def _complete_key_table(mapper: Mapper[t.Any], cls: type[KeyMixin]) -> None:
+    table = t.cast(sa.Table, mapper.local_table)
+    table.primary_key.name = table.primary_key.name or f"pk_{table.name}"
+    _index(table, "created", table.c.created_at)
+
+
+@event.listens_for(AttachmentMixin, "instrument_class", propagate=True)
+def _complete_attachment_table(mapper: Mapper[t.Any], cls: type[AttachmentMixin]) -> None:
+    table = t.cast(sa.Table, mapper.local_table)
+    c = table.c
+    table.primary_key.name = table.primary_key.name or f"pk_{table.name}"
+    table.append_constraint(sa.UniqueConstraint(c.job_id, c.name, name=f"uq_{table.name}_name"))
+    table.append_constraint(sa.UniqueConstraint(c.key, name=f"uq_{table.name}_key"))

@@ -20,10 +20,17 @@ NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 RESERVED = "jobber:"
 #: What a client may call its node.
 NODE = re.compile(r"[A-Za-z0-9_.-]{1,60}")
+#: The login's part of the lockers of workers beside the database: no client's.
+WORKER = "worker"
+#: What a file may be called: safe in a header, in a path and on any machine.
+FILE_NAME = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_. -]{0,198}[A-Za-z0-9_-])?")
+#: What a file may say that it is.
+CONTENT_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}")
 MAX_DEPTH = 100
 MAX_LOCKER = 255
 MAX_NOTE = 500
 MAX_UNIQUE_KEY = 200
+MAX_OWNER = 255
 MAX_ERROR_TYPE = 200
 MAX_ERROR_MESSAGE = 2_000
 MAX_TRACEBACK = 20_000
@@ -75,6 +82,19 @@ def check_name(field: str, value: object) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise Invalid({field: [f"A name matches {NAME.pattern}."]})
     return value
+
+
+def check_file_name(field: str, value: object) -> str:
+    """Return the name of an attachment."""
+    if not isinstance(value, str) or not FILE_NAME.fullmatch(value):
+        raise Invalid({field: [f"The name of an attachment matches {FILE_NAME.pattern}."]})
+    return value
+
+
+def read_content_type(value: str | None) -> str:
+    """Return what a file says that it is, without parameters; nonsense is some bytes."""
+    said = (value or "").partition(";")[0].strip().lower()
+    return said if CONTENT_TYPE.fullmatch(said) else "application/octet-stream"
 
 
 def check_unreserved(field: str, type_: str) -> str:

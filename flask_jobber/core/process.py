@@ -28,12 +28,13 @@ def describe(error: BaseException) -> dict[str, str | None]:
     told = traceback.TracebackException.from_exception(error)  # copes with a broken __str__
     return {
         "type": type(error).__name__[:MAX_ERROR_TYPE],
-        "message": _storable(str(told))[:MAX_ERROR_MESSAGE],
-        "traceback": _storable("".join(told.format()))[-MAX_TRACEBACK:],
+        "message": storable(str(told))[:MAX_ERROR_MESSAGE],
+        "traceback": storable("".join(told.format()))[-MAX_TRACEBACK:],
     }
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """Return a text without what no engine keeps."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
@@ -54,18 +55,18 @@ def call_processor(store: Store, row: t.Any, result: t.Any, extras: t.Any) -> Ex
     if row.on_success is not None:
         calls.append(_feedback(store, row.on_success))
     if not calls:
-        return _call(store, known.load_result, copy.deepcopy(result)) if known.schema else None
+        return call(store, known.load_result, copy.deepcopy(result)) if known.schema else None
     job = _load(store, row.id)
     # The processor may want what the client added; the row gets it with the result.
     set_committed_value(job, "extras", copy.deepcopy(extras))
-    return _call(store, _process, known, calls, job, result, (row.state, row.attempts))
+    return call(store, _process, known, calls, job, result, (row.state, row.attempts))
 
 
 def _process(
     known: JobType, calls: t.Sequence[Function], job: t.Any, result: t.Any, before: tuple[str, int]
 ) -> None:
-    for call in calls:
-        call(job, known.load_result(copy.deepcopy(result)))
+    for function in calls:
+        function(job, known.load_result(copy.deepcopy(result)))
         if (job.state, job.attempts) != before:
             raise RuntimeError(
                 "A processor may not change the state of its job: raise ResultRejected instead."
@@ -85,8 +86,8 @@ def call_on_failure(store: Store, row: t.Any, error: t.Any) -> t.Iterator[dict[s
     calls = [known.on_failure] if known is not None and known.on_failure is not None else []
     if row.on_failure is not None:
         calls.append(_feedback(store, row.on_failure))
-    for call in calls:
-        broken = _call(store, call, _load(store, row.id), error)
+    for function in calls:
+        broken = call(store, function, _load(store, row.id), error)
         if broken is not None:
             about = {"action": "on_failure", "job_id": row.id}
             logger.error("a failure processor broke", exc_info=broken, extra=about)
@@ -99,7 +100,8 @@ def _load(store: Store, job_id: int) -> JobMixin:
     return job
 
 
-def _call(store: Store, function: t.Callable[..., t.Any], *args: t.Any) -> Exception | None:
+def call(store: Store, function: t.Callable[..., t.Any], *args: t.Any) -> Exception | None:
+    """Call in a savepoint; return what was raised, all that was done undone."""
     with _marked(store) as mark:
         savepoint = store.session.begin_nested()
         try:

@@ -1,4 +1,4 @@
-"""Prune and clear: forget jobs, with their history."""
+"""Prune and clear: forget jobs, with their history and their attachments, and keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import typing as t
 
 import sqlalchemy as sa
 
+from . import keys
+from .attachments import forget_all
 from .engines import plus_seconds, utcnow
+from .hold import Row
 from .queries import equal
 from .scope import Expression
 from .series import UNNAMED
@@ -17,6 +20,8 @@ from .store import Store
 def prune(store: Store, limit: int = 1000, older_than: dt.timedelta | None = None) -> int:
     """Delete up to ``limit`` jobs that finished so long ago, with their history; return how many.
 
+    Keys that are old enough go too.
+
     :param older_than: the default is ``KEEP_FINISHED_DAYS``.
     """
     age = older_than if older_than is not None else dt.timedelta(days=store.settings.keep_finished_days)
@@ -25,8 +30,9 @@ def prune(store: Store, limit: int = 1000, older_than: dt.timedelta | None = Non
     old = sa.and_(c.finished_at.is_not(None), c.finished_at <= border)
     chosen = sa.select(c.id).where(old, _is_not_the_last(store)).order_by(c.finished_at).limit(limit)
     ids = store.execute(chosen).scalars().all()
-    rows = store.lock((), c.id.in_(ids), old, skip_locked=True) if ids else ()
-    _delete(store, [row.id for row in rows])
+    rows = store.lock((c.has_files,), c.id.in_(ids), old, skip_locked=True) if ids else ()
+    _delete(store, rows)
+    keys.prune(store, limit)
     return len(rows)
 
 
@@ -44,15 +50,16 @@ def clear(store: Store, after: int, up_to: int, *, limit: int, **equals: str | N
     if not ids:
         return 0, up_to
     # Those that somebody is writing now are waited for, and left alone if they fit no more.
-    gone = [row.id for row in store.lock((), c.id.in_(ids), *narrow)]
+    gone = store.lock((c.has_files,), c.id.in_(ids), *narrow)
     _delete(store, gone)
     return len(gone), ids[-1]
 
 
-def _delete(store: Store, gone: t.Sequence[int]) -> None:
+def _delete(store: Store, gone: t.Sequence[Row]) -> None:
     if gone:
+        forget_all(store, [row.id for row in gone if row.has_files])
         # One by one: MySQL reads a small table to its end for a list, and locks all it reads.
-        ids = [{"gone": job_id} for job_id in gone]
+        ids = [{"gone": row.id} for row in gone]
         store.execute(sa.delete(store.history).where(store.history.c.job_id == sa.bindparam("gone")), ids)
         store.execute(sa.delete(store.jobs).where(store.jobs.c.id == sa.bindparam("gone")), ids)
 

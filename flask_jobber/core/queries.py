@@ -6,11 +6,12 @@ import typing as t
 
 import sqlalchemy as sa
 
-from ..errors import NotFound
+from ..errors import Invalid, NotFound
 from . import candidates as find
 from .claim import Claim
 from .engines import utcnow
 from .hold import Holder, Item, Row, held_by, possible, refusal
+from .lanes import unpaused
 from .payload import MAX_ID
 from .states import State
 from .store import Store
@@ -41,7 +42,7 @@ def _handed_out(store: Store) -> sa.Select[t.Any]:
     c = store.jobs.c
     return sa.select(
         c.id, c.type, c.data, c.queue, c.priority, c.attempts.label("attempt"), c.failures, c.max_attempts,
-        c.lease_seconds, c.created_at.label("enqueued_at"),
+        c.lease_seconds, c.created_at.label("enqueued_at"), c.has_files,
     )  # fmt: skip
 
 
@@ -104,11 +105,14 @@ def one(store: Store, scope: sa.ColumnElement[t.Any], job_id: int) -> Row:
     return row
 
 
-def _seen(store: Store) -> list[sa.Column[t.Any]]:
+def _seen(store: Store) -> list[sa.ColumnElement[t.Any]]:
     c = store.jobs.c
+    # JSON's null is a result too.
+    delivered = sa.case((c.result.is_(sa.null()), sa.false()), else_=sa.true()).label("delivered")
     return [
         c.id, c.type, c.data, c.queue, c.priority, c.state, c.attempts, c.failures, c.max_attempts,
         c.progress, c.note, c.result, c.locked_by, c.created_at, c.run_at, c.finished_at,
+        c.series, c.owner_ref, c.has_files, delivered,
     ]  # fmt: skip
 
 
@@ -132,9 +136,34 @@ def history(store: Store, job_id: int) -> list[Row]:
     return list(store.execute(sa.select(store.history).where(h.job_id == job_id).order_by(h.id)))
 
 
-def count_due(store: Store, types: t.Sequence[str] | None, queues: t.Sequence[str] | None) -> int:
+def count_of(store: Store, owner: str, states: str | t.Iterable[str] | None) -> int:
+    """Count the jobs of an owner, of these states only.
+
+    :raises Invalid: for a word that is no state.
+    """
+    c = store.jobs.c
+    wanted = [c.owner_ref == owner]
+    if states is not None:
+        words = {states} if isinstance(states, str) else set(states)
+        if unknown := words - set(State):
+            raise Invalid({"state": [f"There is no such state: {', '.join(sorted(unknown))}."]})
+        wanted.append(c.state.in_(sorted(words)))
+    select = sa.select(sa.func.count()).select_from(store.jobs).where(*wanted)
+    return t.cast(int, store.execute(select).scalar_one())
+
+
+def count_due(
+    store: Store,
+    types: t.Sequence[str],
+    queues: t.Sequence[str] | None = None,
+    min_priority: int | None = None,
+    max_priority: int | None = None,
+) -> int:
     """Count the jobs that a claim may take now. It reads them all."""
     c = store.jobs.c
-    narrow = [c[name].in_(names) for name, names in (("type", types), ("queue", queues)) if names is not None]
+    narrow: list[sa.ColumnElement[bool]] = [c.type.in_(types), unpaused(store)]
+    narrow += [c.queue.in_(queues)] if queues is not None else []
+    narrow += [c.priority >= min_priority] if min_priority is not None else []
+    narrow += [c.priority <= max_priority] if max_priority is not None else []
     select = sa.select(sa.func.count()).select_from(store.jobs).where(find.due(store, utcnow()), *narrow)
     return t.cast(int, store.execute(select).scalar_one())

@@ -29,14 +29,19 @@ def check_room(store: Store, locker: str) -> int:
     return t.cast(int, most - open_claims)
 
 
-def _count_held(store: Store, login: str) -> sa.Select[t.Any]:
+def of_login(store: Store, login: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a job's locker is a login, on whatever node."""
     c = store.jobs.c
     # The first part lets MySQL lock a range of an index; elsewhere texts may have another order.
     near = c.locked_by.between(f"{login}/", f"{login}0") if store.engine_name == "mysql" else sa.true()
     on_node = sa.func.substr(c.locked_by, 1, len(login) + 1) == f"{login}/"
-    mine = sa.or_(c.locked_by == login, sa.and_(near, on_node))
+    return sa.or_(c.locked_by == login, sa.and_(near, on_node))
+
+
+def _count_held(store: Store, login: str) -> sa.Select[t.Any]:
+    c = store.jobs.c
     held = sa.and_(c.state == find.word(State.LOCKED), c.locked_until > utcnow())
-    return sa.select(sa.func.count()).where(held, mine)
+    return sa.select(sa.func.count()).where(held, of_login(store, login))
 
 
 def _serialize(store: Store, login: str) -> None:

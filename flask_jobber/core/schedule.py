@@ -14,7 +14,7 @@ from .cancel import cancel
 from .engines import utcnow
 from .models import JobMixin
 from .payload import check_name
-from .series import HANDED_ON, MOVED, columns_of_the_app, key_of
+from .series import HANDED_ON, MOVED, columns_of_the_app, goes_on, key_of, taken_off
 from .states import POOL, State
 from .store import Store
 from .transition import forget
@@ -24,19 +24,16 @@ Row = sa.Row[t.Any]
 _MOST_LOOKS = 10
 
 
-def declare(store: Store, name: str, spec: t.Mapping[str, t.Any], *, revive: bool = True) -> None:
-    """Let there be a series with this name and these arguments of an enqueue, ``every`` among them.
+def declare(store: Store, name: str, job: JobMixin, *, revive: bool = True) -> None:
+    """Let there be a series with this name and jobs like this unsaved one, which has an ``every``.
 
     One that is there already is left alone. If it was declared otherwise its waiting job is
     changed; one that is being worked on is the old series' last.
 
     :param revive: begin anew what was declared alike and ended on purpose.
-    :raises Invalid, TooLarge: for arguments that are not what they must be.
+    :raises Invalid: for a bad name, or without ``every``.
     """
-    check_name("name", name)
-    if spec.get("every") is None:
-        raise Invalid({"every": ["A series needs it."]})
-    job = _build(store, name, spec)
+    _name(store, check_name("name", name), job)
     for look in range(_MOST_LOOKS):
         row = _look(store, name, again=look > 0)
         if row is None:
@@ -64,16 +61,17 @@ def end(store: Store, name: str) -> bool:
         if locked.state in POOL:
             cancel(store, row.id, sa.true())
         else:
-            _take_off(store, row.id)
+            _take_off(store, locked)
         return True
     raise DuplicateJob(f"The series {name!r} is being changed by others all the time.")
 
 
-def _build(store: Store, name: str, spec: t.Mapping[str, t.Any]) -> JobMixin:
-    job = enqueue.build(store, spec, store.now)
+def _name(store: Store, name: str, job: JobMixin) -> None:
+    """Make a job the first of a series."""
+    if job.every is None:
+        raise Invalid({"every": ["A series needs it."]})
     job.series, job.unique_key = name, key_of(name)
     job.every = {**job.every, "declared": _digest(store, job)}
-    return job
 
 
 def _digest(store: Store, job: JobMixin) -> str:
@@ -107,7 +105,8 @@ def _is_over(store: Store, name: str, job: JobMixin) -> bool:
     last = store.execute(select).one_or_none()
     if last is None or last.every is None:
         return last is not None
-    return bool(last.state == State.CANCELLED and last.every["declared"] == job.every["declared"])
+    ended = last.state == State.CANCELLED or not goes_on(last.every)
+    return bool(ended and last.every["declared"] == job.every["declared"])
 
 
 def _pass_over(job: JobMixin) -> None:
@@ -132,7 +131,7 @@ def _change(store: Store, row: Row, job: JobMixin) -> bool:
     if locked is None:
         return False
     if locked.state not in POOL:
-        _take_off(store, row.id)
+        _take_off(store, locked)
         return False
     c = store.jobs.c
     values = _declared(store, job) | _moved(locked, job)
@@ -156,14 +155,12 @@ def _moved(row: Row, job: JobMixin) -> dict[str, t.Any]:
     if not cadence.is_same(row.every, job.every) and row.state == State.SCHEDULED and slot > row.now:
         slot = cadence.following(job.every, row.now, row.now)
         times = {"slot": slot, "run_at": slot}
-        if row.expires_at is not None:
-            times["expires_at"] = row.expires_at + (slot - row.slot)
-    wish = None if job.only_for_until is None else slot + (job.only_for_until - job.run_at)
-    return {**times, "only_for_until": wish}
+    ends = {name: value and slot + (value - job.slot) for name in MOVED for value in [getattr(job, name)]}
+    return {**times, **ends}
 
 
-def _take_off(store: Store, job_id: int) -> None:
+def _take_off(store: Store, row: Row) -> None:
     """Let a job go on alone."""
-    alone = sa.update(store.jobs).where(store.jobs.c.id == job_id).values(every=None, unique_key=None)
-    store.execute(alone)
-    forget(store, job_id)
+    alone = {"every": taken_off(row.every), "unique_key": None}
+    store.execute(sa.update(store.jobs).where(store.jobs.c.id == row.id).values(alone))
+    forget(store, row.id)

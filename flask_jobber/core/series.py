@@ -1,7 +1,8 @@
 """The next job of a series, made in the transaction in which the last one ends.
 
 A series is a chain: its unfinished job holds the series' ``unique_key``, so that there is
-one at the most, and ``every`` says when the next one runs. ``(series, slot)`` is unique too.
+one at the most, and ``every`` says when the next one runs, or after which end there is one.
+``(series, slot)`` is unique too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ UNNAMED = "~"
 #: What a job hands on to the next one, besides the app's own columns.
 HANDED_ON = (
     "type", "data", "queue", "priority", "max_attempts", "backoff", "lease_for", "only_for", "on_success",
-    "on_failure", "every", "series",
+    "on_failure", "every", "series", "owner_ref",
 )  # fmt: skip
 #: Instants that keep their distance from the slot.
 MOVED = ("expires_at", "only_for_until")
@@ -33,6 +34,16 @@ MOVED = ("expires_at", "only_for_until")
 def key_of(series: str) -> str:
     """Return the unique_key of a series' unfinished job, which nobody else may have: a space leads it."""
     return f" {series}"
+
+
+def taken_off(every: t.Any) -> dict[str, t.Any] | None:
+    """Return what is kept of ``every`` in a job that the series goes on without: how it was declared."""
+    return {"declared": every["declared"]} if every and "declared" in every else None
+
+
+def goes_on(every: t.Mapping[str, t.Any]) -> bool:
+    """Whether the end of a job with this ``every`` makes the next one."""
+    return every.keys() != {"declared"}
 
 
 def columns_of_the_app(store: Store) -> list[str]:
@@ -44,12 +55,16 @@ def columns_of_the_app(store: Store) -> list[str]:
 def follow(store: Store, job_id: int) -> None:
     """Make the next job of the series of one that has ended, unless the series was taken off it."""
     c = store.jobs.c
-    columns = (c.every, c.series, c.slot, *(c[name] for name in MOVED), utcnow().label("now"))
+    moved = (c[name] for name in MOVED)
+    columns = (c.state, c.finished_at, c.every, c.series, c.slot, *moved, utcnow().label("now"))
     chained = sa.select(*columns).where(c.id == job_id, c.every.is_not(sa.null()))
     row = store.execute(store.current(chained)).one_or_none()
-    if row is None:
+    if row is None or not goes_on(row.every):
         return
-    slot = cadence.following(row.every, row.slot, row.now)
+    well = row.state == State.SUCCEEDED
+    slot = cadence.after_end(row.every, row.slot, row.finished_at, row.now, well=well)
+    if slot is None:
+        return
     store.execute(_copy(store, job_id, _own(row, slot)))
     following = sa.select(c.id).where(c.series == row.series, c.slot == slot)
     next_id = store.execute(following).scalar_one()

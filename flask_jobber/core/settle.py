@@ -54,51 +54,66 @@ def deliver(store: Store, holder: Holder, items: t.Sequence[Delivery]) -> list[O
     no second processing.
     """
     untouched = not any(known.takes_results for known in store.types.values())
-    if len(items) == 1 and untouched and store.engine_name == "postgresql":
-        outcome = _deliver_at_once(store, holder, items[0])
-        if outcome is not None:
-            return [outcome]
-    return settle(store, holder, items, _deliver, _repeat)
+    done = _deliver_at_once(store, holder, items) if untouched and store.engine_name == "postgresql" else {}
+    rest = [item for item in items if (item.job_id, item.attempt) not in done]
+    others = iter(settle(store, holder, rest, _deliver, _repeat) if rest else ())
+    return [done[key] if (key := (item.job_id, item.attempt)) in done else next(others) for item in items]
 
 
-def _deliver_at_once(store: Store, holder: Holder, item: Delivery) -> Outcome | None:
+def _deliver_at_once(
+    store: Store, holder: Holder, items: t.Sequence[Delivery]
+) -> dict[tuple[int, int], Outcome]:
     """Fence, write and record in one statement, where no code of the app's has a say.
 
-    A third less time for each job; what is refused, and why, the long way tells.
+    What is refused, and why, the long way tells.
     """
+    said = {(item.job_id, item.attempt): item for item in items if possible(item) and _is_sound(store, item)}
+    if len(said) < len(items) or not said:
+        return {}
+    rows = [
+        {"id": item.job_id, "attempt": item.attempt, "result": item.result, "extras": item.extras}
+        for item in said.values()
+    ]
+    values = {"items": rows, "locker": holder.locker, "reason": Verb.DELIVER, **holder.scope.values}
+    key = ("deliver", store.settings.late_results, holder.scope.key)
+    written = store.run(key, lambda: _at_once(store, holder), values).all()
+    keys = [(row.job_id, row.attempt) for row in written]
+    was = (State.LOCKED, State.SUCCEEDED)
+    announce(store, [Change(Verb.DELIVER, id_, *was, attempt, holder.locker) for id_, attempt in keys])
+    return {key: Outcome(said[key], State.SUCCEEDED) for key in keys}
+
+
+def _is_sound(store: Store, item: Item) -> bool:
     try:
         item.check(store)
     except JobberError:
-        return None
-    if not possible(item):
-        return None
-    values = {"id": item.job_id, "attempt": item.attempt, "locker": holder.locker}
-    said = {"result": item.result, "extras": item.extras, "reason": Verb.DELIVER}
-    key = ("deliver", store.settings.late_results, holder.scope.key)
-    written = store.run(key, lambda: _at_once(store, holder), {**values, **said, **holder.scope.values})
-    if not written.rowcount:
-        return None
-    change = Change(Verb.DELIVER, item.job_id, State.LOCKED, State.SUCCEEDED, item.attempt, holder.locker)
-    announce(store, [change])
-    return Outcome(item, State.SUCCEEDED)
+        return False
+    return True
 
 
 def _at_once(store: Store, holder: Holder) -> sa.Insert:
     c, h = store.jobs.c, store.history.c
-    mine = (c.id == missed("id", c.id.type), c.attempts == missed("attempt", c.attempts.type))
+    columns = [sa.column("id", sa.BigInteger), sa.column("attempt", sa.Integer)]
+    columns += [sa.column(name, sa.JSON) for name in ("result", "extras")]
+    items = sa.func.json_to_recordset(sa.cast(missed("items", sa.JSON()), sa.JSON))
+    said = items.table_valued(*columns).render_derived(name="said", with_types=True)
     held = held_by(store, missed("locker", c.locked_by.type), holder.scope.template)
     # What has something to follow goes the long way.
     alone = (c.on_success.is_(None), c.every.is_(sa.null()))
-    kept = {name: missed(name, c[name].type) for name in ("result", "extras")}
+    none = sa.literal_column("'null'::json", sa.JSON)
+    given = [sa.func.coalesce(said.c.result, none).label("result"), said.c.extras]
+    pairs = sa.and_(c.id == said.c.id, c.attempts == said.c.attempt)
+    look = sa.select(c.id, *given).select_from(said.join(store.jobs, pairs)).where(*held, *alone)
+    mine = look.order_by(c.id).with_for_update(of=store.jobs).cte("mine")
+    kept: dict[str, t.Any] = {name: mine.c[name] for name in ("result", "extras")}
     gone = dict.fromkeys(("locked_until", "lease_seconds", "unique_key"))
-    write = sa.update(store.jobs).where(*mine, *held, *alone)
+    write = sa.update(store.jobs).where(c.id == mine.c.id)
     write = write.values({**kept, **gone, "state": State.SUCCEEDED.value, "finished_at": utcnow()})
     written = write.returning(c.id, c.attempts, c.locked_by).cte("written")
     states = (sa.literal_column(f"'{state}'", sa.String()) for state in (State.LOCKED, State.SUCCEEDED))
     row = sa.select(*written.c, *states, missed("reason", h.reason.type), utcnow())
     names = ["job_id", "attempt", "locker", "from_state", "to_state", "reason", "at"]
-    insert = sa.insert(store.history).from_select(names, row)
-    return insert.execution_options(preserve_rowcount=True)
+    return sa.insert(store.history).from_select(names, row).returning(h.job_id, h.attempt)
 
 
 def _deliver(store: Store, row: Row, item: Delivery) -> Decision:

@@ -14,14 +14,15 @@ from ..config import Settings
 from ..hooks import Function, JobType
 from .backoff import Backoff, read_backoff
 from .engines import utcnow
-from .models import HistoryMixin, JobMixin
+from .files import Storage
+from .models import AttachmentMixin, HistoryMixin, JobMixin, KeyMixin, QueueMixin
 
 _MOST_STATEMENTS = 500
 
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """One session and the two tables in it, with what the app has set and registered.
+    """One session and the tables in it, with what the app has set and registered.
 
     A verb is a function that takes a store first. It never commits: the caller does.
     """
@@ -29,6 +30,8 @@ class Store:
     session: Session
     Job: type[JobMixin]
     History: type[HistoryMixin]
+    Queue: type[QueueMixin]
+    Key: type[KeyMixin]
     settings: Settings
     types: t.Mapping[str, JobType]
     #: What jobs may name in ``on_success`` and ``on_failure``.
@@ -37,6 +40,9 @@ class Store:
     sender: object
     #: What :meth:`run` has built.
     statements: dict[t.Hashable, sa.Executable]
+    Attachment: type[AttachmentMixin]
+    #: Where the bytes of attachments are.
+    storage: Storage
 
     @property
     def jobs(self) -> sa.Table:
@@ -45,6 +51,18 @@ class Store:
     @property
     def history(self) -> sa.Table:
         return self.History.__table__
+
+    @property
+    def queues(self) -> sa.Table:
+        return self.Queue.__table__
+
+    @property
+    def keys(self) -> sa.Table:
+        return self.Key.__table__
+
+    @property
+    def attachments(self) -> sa.Table:
+        return self.Attachment.__table__
 
     @property
     def connection(self) -> sa.Connection:

@@ -11,7 +11,7 @@ from blinker import NamedSignal
 
 from .. import signals
 from .engines import utcnow
-from .states import TRANSITIONS, State, Verb
+from .states import TERMINAL, TRANSITIONS, State, Verb
 from .store import Store, missed
 
 _SIGNALS: dict[State, NamedSignal] = {
@@ -29,7 +29,7 @@ _SIGNALS_OF_VERBS: dict[Verb, NamedSignal] = {
     Verb.RELEASE: signals.job_released,
     Verb.RETRY: signals.job_retried,
 }
-_HISTORY = ("job_id", "from_state", "to_state", "attempt", "locker", "reason", "error")
+_HISTORY = ("job_id", "from_state", "to_state", "attempt", "locker", "reason", "error", "by")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class Change:
 
     :param attempt: the number of the hand-out it belongs to.
     :param locker: who held the job, or holds it now.
+    :param by: who did it, where that is not the locker.
     :param values: what else is written into the row.
     """
 
@@ -49,6 +50,7 @@ class Change:
     locker: str | None = None
     error: dict[str, t.Any] | None = None
     values: dict[str, t.Any] = dataclasses.field(default_factory=dict)
+    by: str | None = None
 
 
 def apply(store: Store, changes: t.Sequence[Change]) -> None:
@@ -133,13 +135,29 @@ def _check(changes: t.Iterable[Change]) -> None:
         assert change.to_state in row.to_states, f"no such transition: {change}"
 
 
-def announce(store: Store, changes: t.Iterable[Change]) -> None:
+def announce(store: Store, changes: t.Sequence[Change]) -> None:
     """Announce the signals of what has been written."""
+    owners = _owners(store, changes)
     for change in changes:
         forget(store, change.job_id)
-        signal = _SIGNALS_OF_VERBS.get(change.verb) or _SIGNALS[change.to_state]
         facts = {"job_id": change.job_id, "attempt": change.attempt, "locker": change.locker}
-        signals.announce(store.session, signal, store.sender, **facts)
+        if change.job_id in owners:
+            facts["owner"] = owners[change.job_id]
+        signals.announce(store.session, _signal(change), store.sender, **facts)
+
+
+def _signal(change: Change) -> NamedSignal:
+    return _SIGNALS_OF_VERBS.get(change.verb) or _SIGNALS[change.to_state]
+
+
+def _owners(store: Store, changes: t.Iterable[Change]) -> dict[int, str]:
+    """Return the owners of those jobs whose end somebody hears of."""
+    heard = [one.job_id for one in changes if one.to_state in TERMINAL and _signal(one).receivers]
+    if not heard:
+        return {}
+    c = store.jobs.c
+    owned = sa.select(c.id, c.owner_ref).where(c.id.in_(heard), c.owner_ref.is_not(None))
+    return {row.id: row.owner_ref for row in store.execute(owned)}
 
 
 def append(store: Store, changes: t.Sequence[Change]) -> None:
@@ -156,7 +174,7 @@ def _insert(store: Store) -> sa.Insert:
 def _history_row(change: Change) -> dict[str, t.Any]:
     said = (
         change.job_id, change.from_state, change.to_state, change.attempt, change.locker, change.verb,
-        change.error,
+        change.error, change.by,
     )  # fmt: skip
     return dict(zip(_HISTORY, said, strict=True))
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 import typing as t
 
-from ..errors import SetupError
+from ..errors import Invalid, SetupError
 
 #: ``(target, method, args, kwargs, options)`` to a job.
 Send = t.Callable[..., t.Any]
@@ -50,8 +50,12 @@ class Bound:
         self.now = method
 
     def __call__(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
-        """Enqueue a call; return the job."""
-        return self.later._send(self.target, self.later.__name__, args, kwargs, self.later.options)
+        """Enqueue a call; return the job. :raises Invalid: by ``super()``, which data cannot name."""
+        name = self.later.__name__
+        if getattr(getattr(self.target, name, None), "later", None) is not self.later:
+            # The job would call the method that overrides this one, which would call this one again.
+            raise Invalid({"type": [f"{name} is overridden here: call this one by .now(...)."]})
+        return self.later._send(self.target, name, args, kwargs, self.later.options)
 
 
 class Delay:

@@ -11,6 +11,7 @@ from flask import current_app
 
 from ..core import enqueue as enqueue_verbs
 from ..core import payload
+from ..core.lanes import Lanes
 from ..core.models import JobMixin
 from ..errors import Invalid, TooLarge
 from ..worker.handlers import Handler, Verdict
@@ -53,10 +54,15 @@ class Performer:
 
     def enqueue(self, thing: t.Any, options: t.Mapping[str, t.Any]) -> JobMixin:
         """Enqueue an object that has ``perform()``; see :meth:`flask_jobber.Jobber.enqueue`."""
-        if isinstance(thing, type) or not callable(getattr(thing, "perform", None)):
+        if not _performs(thing):
             said = f"This is a name, or an object that has perform(), not {type(thing).__qualname__}."
             raise Invalid({"type": [said]})
-        return self._insert(Call(thing, "perform"), _given(options))
+        return self._insert(Call(thing, "perform"), options)
+
+    def build(self, thing: t.Any, options: t.Mapping[str, t.Any]) -> JobMixin:
+        """Return an unsaved job that asks an object to perform, or calls a function or method."""
+        call = Call(thing, "perform") if _performs(thing) else call_of(thing, None, (), {})
+        return self._build(call, options)
 
     def send(
         self,
@@ -67,8 +73,7 @@ class Performer:
         options: t.Mapping[str, t.Any],
     ) -> JobMixin:
         """Enqueue a call of a function, or of a method of an object, module or class."""
-        call = call_of(target, method, args, kwargs)
-        return self._insert(call, options_of(call) | _given(options))
+        return self._insert(call_of(target, method, args, kwargs), options)
 
     def delay(self, target: t.Any, options: t.Mapping[str, t.Any]) -> Delay:
         """Return what enqueues calls of a target's methods."""
@@ -78,15 +83,21 @@ class Performer:
         """Declare a function or method that enqueues calls of itself."""
         return self.names.declare(Later(function, options, self.send))
 
-    def _insert(self, call: Call, spec: dict[str, t.Any]) -> JobMixin:
+    def _insert(self, call: Call, options: t.Mapping[str, t.Any]) -> JobMixin:
+        lanes = Lanes(self._jobber.store())
+        return enqueue_verbs.insert(self._jobber.store(), [self._build(call, options, lanes)], lanes)[0]
+
+    def _build(self, call: Call, options: t.Mapping[str, t.Any], lanes: Lanes | None = None) -> JobMixin:
         call.check()
+        spec = options_of(call) | _given(options)
         store, data = self._jobber.store(), self._codec.write(call)
         if call.performs:
             data |= _words(call.target)
             spec = _said(call.target, _OPTIONS) | spec
-        job = enqueue_verbs.build(store, {**spec, "type": PERFORM, "data": data}, store.now, reserved=True)
+        spec = {**spec, "type": PERFORM, "data": data}
+        job = enqueue_verbs.build(store, spec, store.now, lanes=lanes, reserved=True)
         _hook(call, "enqueue", job)
-        return enqueue_verbs.insert(store, [job])[0]
+        return job
 
     # -- where the job runs ----------------------------------------------------------------
 
@@ -131,6 +142,10 @@ class Performer:
             logger.info("no failure hook: %s", verdict, extra={"action": "on_failure", "job_id": job.id})
             return
         _hook(call, "failure", job)
+
+
+def _performs(thing: t.Any) -> bool:
+    return not isinstance(thing, type) and callable(getattr(thing, "perform", None))
 
 
 def _words(thing: t.Any) -> dict[str, t.Any]:

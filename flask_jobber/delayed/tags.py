@@ -233,11 +233,20 @@ class TagFrozenSet(TagSet):
     kind = frozenset
 
 
+class TagPlainTuple(TagTuple):
+    """Not one with names: it would come back without them."""
+
+    __slots__ = ()
+
+    def check(self, value: t.Any) -> bool:
+        return isinstance(value, tuple) and not hasattr(value, "_fields")
+
+
 class Serializer(TaggedJSONSerializer):
     """Turns values into JSON values and back. Of the text that JSON is in the end it knows nothing."""
 
     default_tags = [  # noqa: RUF012
-        TagModel, TagName, TagEnum, TagObject, TagDict, PassDict, TagTuple, PassList, TagBytes, TagText,
+        TagModel, TagName, TagEnum, TagObject, TagDict, PassDict, TagPlainTuple, PassList, TagBytes, TagText,
         TagUUID, TagDateTime, TagDate, TagTime, TagTimedelta, TagDecimal, TagSet, TagFrozenSet,
     ]  # fmt: skip
 

@@ -17,6 +17,9 @@ from ..core import claim as claim_verbs
 from ..core import queries
 from ..core.candidates import Wanted
 from ..core.claim import Claim
+from ..core.hold import Holder, Item
+from ..core.payload import WORKER
+from ..core.scope import EVERYTHING
 from ..core.scope import read as read_scope
 from ..core.states import State
 from ..errors import (
@@ -27,10 +30,12 @@ from ..errors import (
     JobberError,
     LeaseLost,
     NotFound,
+    QueueFull,
     ResultRejected,
     TooLarge,
 )
 from ..signals import job_enqueued
+from ..worker.files import DatabaseFiles
 from ..worker.handlers import Handler
 from ..worker.job import Job
 from ..worker.run import Failed, Outcome, Released, Succeeded, run, run_async
@@ -40,7 +45,7 @@ if t.TYPE_CHECKING:
 
 _NODE = "testing"
 #: Who does them: a worker beside the database, as ``only_for`` and ``not_for`` see it.
-LOCKER = f"worker/{_NODE}"
+LOCKER = f"{WORKER}/{_NODE}"
 Word = t.Literal["succeeded", "failed", "submitted", "rejected", "released", "cancelled", "dropped"]
 
 
@@ -156,7 +161,7 @@ def _claim_this(jobber: Jobber, job_id: int, locker: str) -> list[Claim]:
 
 def _do(jobber: Jobber, claim: Claim, locker: str) -> tuple[Word, Exception | None]:
     """Do a job and settle it; return what became of it, and what was raised on the way."""
-    outcome, error = _run(jobber.handlers[claim.type], claim)
+    outcome, error = _run(jobber, jobber.handlers[claim.type], claim, locker)
     try:
         if isinstance(outcome, Succeeded):
             return _deliver(jobber, claim, locker, outcome)
@@ -170,7 +175,7 @@ def _do(jobber: Jobber, claim: Claim, locker: str) -> tuple[Word, Exception | No
         return "dropped", None
 
 
-def _run(handler: Handler, claim: Claim) -> tuple[Outcome, Exception | None]:
+def _run(jobber: Jobber, handler: Handler, claim: Claim, locker: str) -> tuple[Outcome, Exception | None]:
     """Run a handler as a worker would, in a context and a session of its own; return its first error too."""
     errors: list[Exception] = []
 
@@ -179,7 +184,8 @@ def _run(handler: Handler, claim: Claim) -> tuple[Outcome, Exception | None]:
 
     handler = dataclasses.replace(handler, errbacks=[note, *handler.errbacks])
     facts = {field.name: getattr(claim, field.name) for field in dataclasses.fields(claim)}
-    job = Job(**facts, node=_NODE)
+    held = Holder(locker, EVERYTHING), Item(claim.id, claim.attempt)
+    job = Job(**facts, node=_NODE).with_files(DatabaseFiles(_app(), jobber, *held))
     with _app().app_context():
         outcome = asyncio.run(run_async(handler, job, _here)) if handler.is_async else run(handler, job)
     return outcome, errors[0] if errors else None
@@ -198,7 +204,7 @@ def _deliver(jobber: Jobber, claim: Claim, locker: str, outcome: Succeeded) -> t
             jobber.db.session.commit()
             return "rejected", error
         refused: Exception = error
-    except (Invalid, TooLarge, DuplicateJob) as error:  # still held: a result that is no good
+    except (Invalid, TooLarge, DuplicateJob, QueueFull) as error:  # still held: a result that is no good
         refused = error
     else:
         jobber.db.session.commit()

@@ -11,6 +11,8 @@ from ..worker.job import Job
 from ..worker.run import Failed, Outcome, Released, Succeeded
 from ..worker.source import Answer, Away, Beat, Settlement, Told, Wish
 
+# What a worker that gets nothing is told to wait.
+_IDLE_SECONDS = 0.01
 # What it knows of the jobs that a handler enqueues.
 _KEPT = ("type", "data", "queue", "priority", "max_attempts", "after")
 
@@ -101,7 +103,8 @@ class FakeSource:
     def exchange(self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None) -> Answer:
         self._answer()
         told = [*map(self._settle, settled), *map(self._beat, beats)]
-        return Answer(told, [] if wish is None else [self._hand_out(row) for row in self._due(wish)])
+        jobs = [] if wish is None else [self._hand_out(row) for row in self._due(wish)]
+        return Answer(told, jobs, 0 if jobs else _IDLE_SECONDS)
 
     def waiting(self, wish: Wish) -> int | None:
         self._answer()

@@ -10,7 +10,11 @@ import sqlalchemy as sa
 from ..core.engines import Instant, plus_seconds
 
 if t.TYPE_CHECKING:
+    from ..core.store import Store
     from ..extension import Jobber
+
+# 34 years: further than any two slots of a series in a test are apart.
+_FAR = 2.0**30
 
 
 def travel(jobber: Jobber, seconds: float | dt.timedelta) -> None:
@@ -21,12 +25,16 @@ def travel(jobber: Jobber, seconds: float | dt.timedelta) -> None:
     """
     length = seconds.total_seconds() if isinstance(seconds, dt.timedelta) else seconds
     store = jobber.store()
-    for table in (store.jobs, store.history):
-        back = {
-            column: plus_seconds(column, sa.literal(-length, sa.Double()))
-            for column in table.columns
-            if isinstance(column.type, Instant)
-        }
-        store.execute(sa.update(table).values(back))
+    # Over a place where nothing is: a row that is moved first may not land on another's slot.
+    for step in (-length - _FAR, _FAR):
+        _move(store, store.jobs, step)
+    for table in (store.history, store.keys):
+        _move(store, table, -length)
     store.session.commit()
     store.session.expire_all()  # of an app that has no expire_on_commit
+
+
+def _move(store: Store, table: sa.Table, seconds: float) -> None:
+    instants = [column for column in table.columns if isinstance(column.type, Instant)]
+    moved = {column: plus_seconds(column, sa.literal(seconds, sa.Double())) for column in instants}
+    store.execute(sa.update(table).values(moved))

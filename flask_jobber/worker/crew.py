@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import dataclasses
 import queue
 import threading
 import typing as t
-from concurrent.futures import Future
 
 from ..core.process import describe
 from .child import Child, Context, Loader
 from .handlers import Handler
 from .job import Abandoned, Job
 from .run import Failed, Outcome, run, run_async
-
-if t.TYPE_CHECKING:
-    from anyio.from_thread import BlockingPortal
 
 #: Called with a job when its handler has ended; without an outcome when it was made to.
 Done = t.Callable[[Job, Outcome | None], None]
@@ -46,10 +43,11 @@ class Crew:
         self._lock = threading.Lock()
         self._idle = 0
         self._threads: dict[Job, int] = {}
-        self._futures: dict[Job, Future[Outcome]] = {}
         self._children: dict[Job, Child] = {}
         self._all_children: list[Child] = []
-        self._portal: BlockingPortal | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        #: Read and written on the loop only.
+        self._tasks_on_loop: dict[Job, asyncio.Task[Outcome]] = {}
 
     def start(self, handler: Handler, job: Job, place: Place, done: Done) -> None:
         """Run a handler; ``done`` is called in the thread it ran in."""
@@ -85,52 +83,61 @@ class Crew:
 
     def _do(self, handler: Handler, job: Job, place: Place, child: Child | None) -> Outcome | None:
         try:
-            self._enter(job, child)
-            try:
-                return child.run(job) if child is not None else _run(handler, job, place)
-            finally:
-                self._leave(job)
+            if child is not None:
+                return self._do_in_child(job, child)
+            outcome = self._do_here(handler, job, place)
+            for _ in range(2):
+                pass  # an interrupt that is under way arrives here, not in the next job
+            return outcome
         except Abandoned:
             return None
+        except Exception as error:  # what tells its limit broke
+            return Failed(describe(error))
 
-    def _enter(self, job: Job, child: Child | None) -> None:
-        with self._lock:
-            if child is None:
+    def _do_here(self, handler: Handler, job: Job, place: Place) -> Outcome:
+        try:
+            with self._lock:
                 self._threads[job] = threading.get_ident()
-            else:
-                self._children[job] = child
+            return _run(handler, job, place)
+        finally:
+            with self._lock:
+                del self._threads[job]
 
-    def _leave(self, job: Job) -> None:
+    def _do_in_child(self, job: Job, child: Child) -> Outcome:
+        child.send(job)
         with self._lock:
-            self._children.pop(job, None)
-            if self._threads.pop(job, None) is not None:
-                _interrupt(threading.get_ident(), None)  # what was meant for this job and is under way
+            self._children[job] = child
+            if job.cancelled:
+                child.tell("abandon")
+        try:
+            return child.listen(job)
+        finally:
+            with self._lock:
+                del self._children[job]
 
     # -- the loop --------------------------------------------------------------------------
 
     def _start_on_loop(self, handler: Handler, job: Job, place: Place, done: Done) -> None:
-        future = self._loop().start_task_soon(_run_on_loop, handler, job, place)
-        with self._lock:
-            self._futures[job] = future
-        future.add_done_callback(lambda ended: self._end_on_loop(ended, job, done))
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="jobber-loop", daemon=True).start()
+        self._loop.call_soon_threadsafe(self._begin_on_loop, self._loop, handler, job, place, done)
 
-    def _loop(self) -> BlockingPortal:
-        if self._portal is None:
-            from anyio.from_thread import start_blocking_portal
+    def _begin_on_loop(
+        self, loop: asyncio.AbstractEventLoop, handler: Handler, job: Job, place: Place, done: Done
+    ) -> None:
+        task = self._tasks_on_loop[job] = loop.create_task(_run_on_loop(handler, job, place))
+        task.add_done_callback(lambda task: self._end_on_loop(task, job, done))
+        if job.cancelled:
+            task.cancel()
 
-            # Kept: it ends its loop when it is forgotten.
-            self._portals = start_blocking_portal()
-            self._portal = self._portals.__enter__()
-        return self._portal
+    def _end_on_loop(self, task: asyncio.Task[Outcome], job: Job, done: Done) -> None:
+        del self._tasks_on_loop[job]
+        done(job, None if task.cancelled() else task.result())
 
-    def _end_on_loop(self, ended: Future[Outcome], job: Job, done: Done) -> None:
-        with self._lock:
-            self._futures.pop(job, None)
-        if ended.cancelled():
-            done(job, None)
-            return
-        error = ended.exception()
-        done(job, ended.result() if error is None else Failed(describe(error)))
+    def _cancel_on_loop(self, job: Job) -> None:
+        if (task := self._tasks_on_loop.get(job)) is not None:
+            task.cancel()
 
     def close(self) -> None:
         """End the processes, which would outlive signals."""
@@ -143,29 +150,27 @@ class Crew:
     def abandon(self, job: Job) -> None:
         """Tell a handler that its work is for nothing: on the loop it is cancelled, others see it."""
         job.abandon()
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._cancel_on_loop, job)
         with self._lock:
-            future, child = self._futures.get(job), self._children.get(job)
-        if future is not None:
-            future.cancel()
-        if child is not None:
-            child.tell("abandon")
+            if (child := self._children.get(job)) is not None:
+                child.tell("abandon")
 
     def interrupt(self, job: Job) -> None:
         """End a handler that takes too long: a process at once, a thread at its next step in Python."""
         self.abandon(job)
         with self._lock:
-            child, thread = self._children.get(job), self._threads.get(job)
-            if thread is not None:
-                _interrupt(thread, Abandoned)
-        if child is not None:
-            child.kill()
+            if (child := self._children.get(job)) is not None:
+                child.kill()
+            if (thread := self._threads.get(job)) is not None:
+                _interrupt(thread)
 
     def renew(self, job: Job, lease_seconds: float) -> None:
         """Tell a handler how long its lease lasts from now."""
         job.renew(lease_seconds)
-        child = self._children.get(job)
-        if child is not None:
-            child.tell("renew", lease_seconds)
+        with self._lock:
+            if (child := self._children.get(job)) is not None:
+                child.tell("renew", lease_seconds)
 
 
 def _run(handler: Handler, job: Job, place: Place) -> Outcome:
@@ -180,15 +185,22 @@ def _run(handler: Handler, job: Job, place: Place) -> Outcome:
 
 
 async def _run_on_loop(handler: Handler, job: Job, place: Place) -> Outcome:
-    from anyio import to_thread
+    """:raises asyncio.CancelledError: when its work is for nothing."""
+    from anyio import to_thread  # its threads do not outlive the worker as asyncio's do
 
-    job.begin()
-    with place.context():
-        return await run_async(handler, job, to_thread.run_sync)
+    try:
+        job.begin()
+        with place.context():
+            return await run_async(handler, job, to_thread.run_sync)
+    except BaseException as error:  # SystemExit too
+        if isinstance(error, asyncio.CancelledError) and job.cancelled:
+            raise  # else what it awaited was cancelled, not the job
+        return Failed(describe(error))
 
 
-def _interrupt(thread: int, exception: type[BaseException] | None) -> None:
-    """Raise an exception in a thread when it comes to its next bytecode; ``None`` takes it back."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), ctypes.py_object(exception) if exception else None
-    )
+def _interrupt(thread: int) -> None:
+    """Raise :class:`Abandoned` in a thread when it comes to its next call or turn of a loop.
+
+    It is not to be taken back: in CPython that makes all threads look out for it ever after.
+    """
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Abandoned))

@@ -16,8 +16,10 @@ from ..core.claim import Claim
 from ..core.engines import is_transient
 from ..core.enqueue import begin
 from ..core.hold import Holder, Item, Outcome
+from ..core.payload import WORKER
 from ..core.scope import EVERYTHING
 from ..errors import JobberError, SetupError, TooManyClaims
+from .files import DatabaseFiles
 from .job import Job
 from .run import Failed, Released, Succeeded
 from .source import Answer, Away, Beat, Settlement, Told, Wish, refused
@@ -25,16 +27,13 @@ from .source import Answer, Away, Beat, Settlement, Told, Wish, refused
 if t.TYPE_CHECKING:
     from ..extension import Jobber
 
-#: The login's part of every local worker's locker name.
-LOGIN = "worker"
-
 
 class DatabaseSource:
     """An app's Jobber, used beside the database: the locker is ``worker/<name>``."""
 
     def __init__(self, app: Flask, jobber: Jobber, name: str) -> None:
         self._app, self._jobber, self._name = app, jobber, name
-        self._holder = Holder(f"{LOGIN}/{name}", EVERYTHING)
+        self._holder = Holder(f"{WORKER}/{name}", EVERYTHING)
         self.label = jobber.name
         with app.app_context():
             self._settings = jobber.settings
@@ -50,7 +49,7 @@ class DatabaseSource:
                 self._jobber.db.session.commit()
             except SQLAlchemyError as error:
                 if is_transient(error):
-                    raise Away(f"the database is busy or away: {error}") from error
+                    raise Away(f"the database is busy or away: {_said(error)}") from error
                 raise
 
     def held(self) -> list[Job]:
@@ -63,9 +62,13 @@ class DatabaseSource:
                 id=claim.id, type=claim.type, data=claim.data, queue=claim.queue, priority=claim.priority,
                 attempt=claim.attempt, failures=claim.failures, max_attempts=claim.max_attempts,
                 lease_seconds=claim.lease_seconds, enqueued_at=claim.enqueued_at, node=self._name,
-            )
+                has_files=claim.has_files,
+            ).with_files(self._files(Item(claim.id, claim.attempt)))
             for claim in claims
         ]  # fmt: skip
+
+    def _files(self, item: Item) -> DatabaseFiles:
+        return DatabaseFiles(self._app, self._jobber, self._holder, item)
 
     def exchange(self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None) -> Answer:
         with self._transaction():
@@ -98,13 +101,14 @@ class DatabaseSource:
         begin(store)
         savepoint = store.session.begin_nested()
         verb, item = _item(job, outcome)
+        is_first = bool(hold.fence(store, self._holder, [item]))  # else it was taken, and not acknowledged
         told = _told(job, verb(store, self._holder, [item])[0])
         try:
-            if told.code is None:
+            if told.code is None and is_first:
                 self._jobber.enqueue_many(outcome.enqueued)
-        except JobberError as error:
+        except Exception as error:  # a column of the app's own may refuse them as well
             savepoint.rollback()
-            return refused(job, document(error))
+            return _unfit(job, error)
         savepoint.commit()
         return told
 
@@ -116,7 +120,7 @@ class DatabaseSource:
         return [_told(beat.job, done) for beat, done in zip(beats, outcomes, strict=True)]
 
     def _claim(self, wish: Wish | None) -> list[Claim]:
-        if wish is None:
+        if wish is None or not wish.types:
             return []
         with contextlib.suppress(TooManyClaims):  # it has said so before it took any
             return self._jobber.claim(
@@ -129,9 +133,11 @@ class DatabaseSource:
             )
         return []
 
-    def waiting(self, types: tuple[str, ...], queues: tuple[str, ...] | None) -> int | None:
+    def waiting(self, wish: Wish) -> int | None:
         with self._transaction():
-            return queries.count_due(self._jobber.store(), types, queues)
+            return queries.count_due(
+                self._jobber.store(), wish.types, wish.queues, wish.min_priority, wish.max_priority
+            )
 
     def tidy(self) -> float | None:
         period = self._settings.tidy_seconds
@@ -145,6 +151,11 @@ class DatabaseSource:
     def close(self) -> None:
         with self._app.app_context():
             self._jobber.db.session.remove()
+
+
+def _said(error: SQLAlchemyError) -> str:
+    """Return what the database says, in a line, without the statement and the data in it."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 def _check_pool(jobber: Jobber) -> None:
@@ -166,6 +177,15 @@ def _item(job: Job, outcome: Succeeded | Failed | Released) -> tuple[t.Callable[
         *key, outcome.error, outcome.permanent, outcome.retry_seconds, cancel=outcome.cancel
     )
     return settle.fail, failure
+
+
+def _unfit(job: Job, error: Exception) -> Told:
+    """:raises Exception: the error, when the same may be taken later."""
+    if isinstance(error, JobberError):
+        return refused(job, document(error))
+    if is_transient(error):
+        raise error
+    return Told(job, "invalid", f"A job that it adds is refused: {error}", held=True)
 
 
 def _told(job: Job, outcome: Outcome) -> Told:

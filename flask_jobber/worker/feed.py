@@ -14,7 +14,7 @@ from .handlers import Handlers
 from .job import Job
 from .plan import Plan
 from .run import Failed, Outcome, Released, Succeeded
-from .source import Answer, Away, Beat, Refused, Settlement, Source, Told, Wish
+from .source import Answer, Away, Beat, Refused, Settlement, Source, Told
 
 logger = logging.getLogger("flask_jobber")
 # Heartbeats come at this part of a lease, those that tell of progress sooner.
@@ -24,6 +24,10 @@ _SOONEST_BEAT = 1.0
 _LONGEST_PAUSE = 15.0
 # Seconds for which a worker that leaves tries to give its jobs back.
 _FAREWELL = 5.0
+# Jobs that end in a row wait for each other, to be settled at once: so many seconds for the next.
+_LINGER = 0.002
+# So many are worth an exchange: it costs little more than their own work.
+_ENOUGH = 50
 # Whoever hears one of these holds the job no longer.
 _GONE = frozenset({"not_found", "lease_lost", "cancelled", "already_settled"})
 
@@ -33,6 +37,7 @@ class _Running:
     """A job that is being done: when it is to be heard of next, and when it is to end."""
 
     next_beat: float
+    limit: float = math.inf
     deadline: float = math.inf
     last_beat: float = -math.inf
 
@@ -61,14 +66,19 @@ class Feed:
     def __init__(self, supply: Supply, crew: Crew, plan: Plan) -> None:
         self._source, self._handlers, self._place = supply.source, supply.handlers, supply.place
         self._crew, self._plan = crew, plan
-        wanted = plan.orders.types
-        self._types = tuple(type for type in self._handlers.types if wanted is None or type in wanted)
+        self._wish = plan.orders.wish(self._handlers.types)
         self._outbox: list[Settlement] = []
         self._running: dict[Job, _Running] = {}
+        #: Held no longer, though the handlers have not ended.
+        self._lost: dict[Job, _Running] = {}
         #: Held since before, and not begun again.
         self._taken_up: list[Job] = []
         self._stuck: set[Job] = set()
         self._next_claim = 0.0
+        self._begun_at = self._ended_at = 0.0
+        #: Seconds that the last exchange took.
+        self._cost = 0.0
+        self._lingers = False
         self._is_empty = False
         self._fails = 0
         #: Why it has ended before its time.
@@ -122,8 +132,10 @@ class Feed:
         return [*self._running, *self._taken_up, *(one.job for one in self._outbox)]
 
     def _exchange(self, round_: _Round) -> None:
+        began = time.monotonic()
         try:
-            answer = self._source.exchange(round_.settled, round_.beats, self._wish(round_.limit))
+            wish = dataclasses.replace(self._wish, limit=round_.limit) if round_.limit else None
+            answer = self._source.exchange(round_.settled, round_.beats, wish)
         except Away as away:
             self._give_back(round_.limit)
             self._wait_out(away)
@@ -133,7 +145,7 @@ class Feed:
         except BaseException:
             self._give_back(round_.limit)
             raise
-        self._fails = 0
+        self._fails, self._cost = 0, time.monotonic() - began
         with self._plan.bell:
             self._outbox = self._outbox[len(round_.settled) :]
             self._hear(round_, answer)
@@ -142,11 +154,6 @@ class Feed:
     def _give_back(self, slots: int) -> None:
         with self._plan.bell:
             self._plan.use(slots, 0)
-
-    def _wish(self, limit: int) -> Wish | None:
-        orders = self._plan.orders
-        bounds = (orders.queues, orders.min_priority, orders.max_priority)
-        return Wish(limit, self._types, *bounds) if limit else None
 
     def _wait_out(self, away: Away) -> None:
         """Wait for a source that is away, longer each time, unless the worker leaves."""
@@ -158,8 +165,10 @@ class Feed:
         until = time.monotonic() + pause * random.uniform(0.75, 1.25)
         logger.warning("%s: %s; again in %.1f s", self._source.label, away, pause)
         with self._plan.bell:
-            while (left := until - time.monotonic()) > 0 and not self._gives_up():
-                self._plan.bell.wait(left)
+            self._plan.pass_over(self)
+            while (left := until - (now := time.monotonic())) > 0 and not self._gives_up():
+                self._end_late_ones(now)
+                self._plan.bell.wait(max(min(left, self._next_end() - now), 0))
                 if self._plan.leaving and not leaving:
                     break
 
@@ -178,11 +187,27 @@ class Feed:
                 if self._plan.leaving:
                     self._give_up_all()
                 self._begin_taken_up(now)
+                if self._linger(now):
+                    continue
                 round_ = self._gather(now)
                 if round_.settled or round_.beats or round_.limit:
                     return round_
                 self._plan.bell.wait(self._pause(now))
         return None
+
+    def _linger(self, now: float) -> bool:
+        """Wait a moment for more jobs to end, if some have and there may be; return whether it was so.
+
+        Not for longer than an exchange takes, which is all that it saves.
+        """
+        until = min(self._begun_at + self._cost, self._ended_at + _LINGER)
+        self._lingers = self._is_worth_waiting() and now < until
+        if self._lingers:
+            self._plan.bell.wait(until - now)
+        return self._lingers
+
+    def _is_worth_waiting(self) -> bool:
+        return bool(self._running) and 0 < len(self._outbox) < _ENOUGH
 
     def _is_over(self) -> bool:
         since = self._plan.leaving_since
@@ -209,11 +234,18 @@ class Feed:
 
     def _pause(self, now: float) -> float | None:
         """Return the seconds until there may be something to say without any bell."""
-        times = [time for run in self._running.values() for time in (run.next_beat, run.deadline)]
+        times = [self._next_end(), *(run.next_beat for run in self._running.values())]
         if self._plan.may_claim and self._plan.free and not self._taken_up:
             times.append(self._next_claim)
-        soonest = min(times, default=math.inf)
+        soonest = min(times)
         return None if soonest == math.inf else max(soonest - now, 0)
+
+    def _next_end(self) -> float:
+        return min((run.deadline for run in self._handled().values()), default=math.inf)
+
+    def _handled(self) -> dict[Job, _Running]:
+        """Return all jobs whose handlers run."""
+        return self._running | self._lost
 
     # -- what is heard ---------------------------------------------------------------------
 
@@ -236,7 +268,7 @@ class Feed:
             "%s: job %s: %s (%s)",
             self._source.label, one.job.id, told.detail, told.code, extra=_about(one.job),
         )  # fmt: skip
-        if told.held and isinstance(outcome, Succeeded):
+        if told.held and not isinstance(outcome, Failed):
             error = {"type": told.code, "message": told.detail[:2000], "traceback": None}
             self._outbox.append(Settlement(one.job, Failed(error)))
         elif told.code != "result_rejected":
@@ -246,7 +278,7 @@ class Feed:
         if told.job not in self._running:
             return
         if told.code in _GONE:
-            del self._running[told.job]
+            self._lost[told.job] = self._running.pop(told.job)
             self._plan.counts.dropped += 1
             self._crew.abandon(told.job)
             logger.warning(
@@ -255,6 +287,11 @@ class Feed:
             )  # fmt: skip
         elif told.lease_seconds is not None:
             self._crew.renew(told.job, told.lease_seconds)
+        elif told.code is not None:
+            logger.warning(
+                "%s: job %s: its heartbeat is refused: %s (%s)",
+                self._source.label, told.job.id, told.detail, told.code, extra=_about(told.job),
+            )  # fmt: skip
 
     # -- jobs begin and end ----------------------------------------------------------------
 
@@ -267,13 +304,14 @@ class Feed:
         self._plan.use(round_.limit, len(answer.jobs))
         self._plan.feed(self, hungry=bool(answer.jobs))
         self._next_claim = 0.0 if answer.jobs else time.monotonic() + answer.retry_after
+        self._begun_at = time.monotonic() if answer.jobs else 0.0
         for job in answer.jobs:
             self._start(job, time.monotonic() + job.lease_seconds / _BEATS_PER_LEASE)
 
     def _begin_taken_up(self, now: float) -> None:
         while self._taken_up and not self._plan.stopping:
             job = self._taken_up[0]
-            if job.type not in self._types:
+            if job.type not in self._wish.types:
                 self._outbox.append(Settlement(job, Released()))
             elif self._plan.take(self, 1):
                 self._plan.use(1, 1)
@@ -281,7 +319,7 @@ class Feed:
             else:
                 break
             del self._taken_up[0]
-        if self._plan.stopping:
+        if self._plan.is_full:
             self._outbox += [Settlement(job, Released()) for job in self._taken_up]
             self._taken_up.clear()
 
@@ -293,12 +331,10 @@ class Feed:
 
     def _begun(self, job: Job) -> None:
         limit = self._handlers[job.type].limit(job)
-        if limit is None:
-            return
         with self._plan.bell:
-            run = self._running.get(job)
-            if run is not None:
-                run.deadline = time.monotonic() + limit
+            run = self._handled().get(job)
+            if limit is not None and run is not None:
+                run.limit, run.deadline = limit, time.monotonic() + limit
                 self._plan.bell.notify_all()
 
     def _hasten(self, job: Job) -> None:
@@ -314,22 +350,29 @@ class Feed:
                 self._outbox.append(Settlement(job, Released() if outcome is None else outcome))
             else:
                 logger.info("job %s: what its handler returned is dropped", job.id, extra=_about(job))
+            self._lost.pop(job, None)
             if job in self._stuck:
                 self._stuck.discard(job)
-                self._plan.stuck -= 1
-            self._plan.vacate()
+                self._plan.count_stuck(-1)
+            self._ended_at = time.monotonic()
+            # One that waits for many is not woken by each.
+            self._plan.vacate(ring=not (self._lingers and self._is_worth_waiting()))
 
     def _end_late_ones(self, now: float) -> None:
-        for job in [job for job, run in self._running.items() if run.deadline <= now]:
+        for job, run in self._handled().items():
+            if run.deadline <= now:
+                self._end_late(job, run)
+
+    def _end_late(self, job: Job, run: _Running) -> None:
+        message = f"It ran longer than its {run.limit:g} seconds."
+        if self._lost.pop(job, None) is None:
             del self._running[job]
-            limit = self._handlers[job.type].limit(job)
-            message = f"It ran longer than its {limit:g} seconds."
             error = {"type": "RanTooLong", "message": message, "traceback": None}
             self._outbox.append(Settlement(job, Failed(error)))
-            logger.warning("job %s: %s", job.id, message, extra=_about(job))
-            self._stuck.add(job)
-            self._plan.stuck += 1
-            self._crew.interrupt(job)
+        logger.warning("job %s: %s", job.id, message, extra=_about(job))
+        self._stuck.add(job)
+        self._plan.count_stuck(1)
+        self._crew.interrupt(job)
 
     def _give_up_all(self) -> None:
         """Release what runs: its handlers are told, not waited for."""

@@ -13,6 +13,8 @@ from ..errors import SetupError
 if t.TYPE_CHECKING:
     from .job import Job
 
+#: As long as a job may be put off.
+MOST_SECONDS = 1e9
 F = t.TypeVar("F", bound=t.Callable[..., t.Any])
 #: Seconds that a job may run, or what tells them of a job; ``None``: as long as it likes.
 Limit = float | t.Callable[["Job"], float | None] | None
@@ -27,7 +29,7 @@ class Retry(Verdict):
 
     def __init__(self, message: str = "", *, after: float = 0) -> None:
         super().__init__(message or "The handler asks for another try.")
-        self.after = after
+        self.after = _seconds(after)
 
 
 class Fail(Verdict):
@@ -43,7 +45,13 @@ class Snooze(Verdict):
 
     def __init__(self, message: str = "", *, after: float = 60) -> None:
         super().__init__(message)
-        self.after = after
+        self.after = _seconds(after)
+
+
+def _seconds(after: float) -> float:
+    if not 0 <= after <= MOST_SECONDS:
+        raise ValueError(f"after is seconds, from 0 to {MOST_SECONDS:g}, not {after!r}")
+    return float(after)
 
 
 @dataclasses.dataclass(eq=False, slots=True)

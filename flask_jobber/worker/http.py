@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import tempfile
 import typing as t
 
-from ..client import ClientError, Exchange, JobberClient
+from ..client import ClientError, Exchange, JobberClient, KeyReused
 from ..client.records import ClaimedJob, Outcome
+from ..core.attachments import Content
 from ..core.payload import RESERVED
 from .job import Job
 from .run import Failed, Released, Succeeded
@@ -16,6 +18,31 @@ from .source import Answer, Away, Beat, Refused, Settlement, Told, Wish, refused
 
 #: The most items of a list that a server takes, unless it is set up otherwise.
 MOST = 100
+# Seconds for which a lost connection to a file is tried again; the lease is kept meanwhile.
+_PATIENCE = 60.0
+
+
+class HttpFiles:
+    """From a server."""
+
+    def __init__(self, client: JobberClient, claim: ClaimedJob) -> None:
+        self._client, self._claim = client, claim
+
+    def names(self) -> list[str]:
+        return [one.name for one in self._claim.attachments]
+
+    def open(self, name: str) -> t.BinaryIO:
+        file = tempfile.TemporaryFile()  # noqa: SIM115  the handler closes it
+        try:
+            self._client.download(self._claim, name, t.cast(t.BinaryIO, file), patience=_PATIENCE)
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return t.cast(t.BinaryIO, file)
+
+    def attach(self, name: str, content: Content, content_type: str | None) -> None:
+        self._client.upload(self._claim, name, content, type=content_type, patience=_PATIENCE)
 
 
 class HttpSource:
@@ -41,7 +68,8 @@ class HttpSource:
                 id=claim.id, type=claim.type, data=claim.data, queue=claim.queue, priority=claim.priority,
                 attempt=claim.attempt, failures=claim.failures, max_attempts=claim.max_attempts,
                 lease_seconds=claim.lease_seconds, enqueued_at=claim.enqueued_at, node=self._name,
-            )
+                has_files=bool(claim.attachments),
+            ).with_files(HttpFiles(self._client, claim))
             for claim in claims
         ]  # fmt: skip
 
@@ -51,6 +79,8 @@ class HttpSource:
         fit = [one for one in settled if one.job not in unfit]
         with _call():
             said = self._exchange(fit, beats, wish)
+            if said.claim_error is not None and not said.claim_error.retryable:
+                raise said.claim_error
         told = unfit | _read(said, fit, beats)
         for one in settled:
             self._enqueued.pop((one.job.id, one.job.attempt), None)
@@ -62,21 +92,26 @@ class HttpSource:
         if not isinstance(one.outcome, Succeeded):
             return None
         try:
-            json.dumps([one.outcome.result, one.outcome.extras], allow_nan=False)
+            said = [one.outcome.result, one.outcome.extras]
+            json.dumps(said, allow_nan=False, ensure_ascii=False).encode()
             self._enqueue(one.job, one.outcome.enqueued)
         except (TypeError, ValueError, RecursionError) as error:
             return Told(one.job, "invalid", f"It is not JSON: {error}", held=True)
         except ClientError as error:
-            if error.retryable:
+            # A full queue keeps one job waiting, not the worker: it may be this one that empties it.
+            if error.retryable and error.code != "queue_full":
                 raise Away(str(error), error.retry_after or 0) from error
             return Told(one.job, error.code, f"A job that it adds is refused: {error}", held=True)
         return None
 
     def _enqueue(self, job: Job, specs: t.Sequence[dict[str, t.Any]]) -> None:
         key = (job.id, job.attempt)
-        for spec in specs[self._enqueued.get(key, 0) :]:
-            self._client.enqueue(**_wired(spec))
-            self._enqueued[key] = self._enqueued.get(key, 0) + 1
+        for place in range(self._enqueued.get(key, 0), len(specs)):
+            # A run of this attempt that crashed may have added it: it is known by its place.
+            with contextlib.suppress(KeyReused):
+                once = f"jobber:{job.id}.{job.attempt}.{place}"
+                self._client.enqueue(**_wired(specs[place]), idempotency_key=once)
+            self._enqueued[key] = place + 1
 
     def _exchange(
         self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None
@@ -93,7 +128,7 @@ class HttpSource:
             claim=_claim_body(wish),
         )
 
-    def waiting(self, types: tuple[str, ...], queues: tuple[str, ...] | None) -> int | None:
+    def waiting(self, wish: Wish) -> int | None:
         return None
 
     def tidy(self) -> float | None:

@@ -8,6 +8,13 @@ import threading
 import time
 import typing as t
 
+from ..core.payload import MAX_NOTE
+from ..core.process import storable
+
+if t.TYPE_CHECKING:
+    from ..core.attachments import Content
+    from .files import Files
+
 
 class Abandoned(BaseException):
     """Raised in the thread of a handler that ran over its time; not for ``except Exception``."""
@@ -35,6 +42,7 @@ class Job:
     lease_seconds: float
     enqueued_at: dt.datetime
     node: str
+    has_files: bool | None = None
     started_at: dt.datetime = dataclasses.field(default_factory=lambda: dt.datetime.now(dt.UTC))
     extras: dict[str, t.Any] = dataclasses.field(default_factory=dict)
 
@@ -44,6 +52,7 @@ class Job:
         self._on_news: t.Callable[[], None] = lambda: None
         self._on_begin: t.Callable[[], None] = lambda: None
         self._enqueued: list[dict[str, t.Any]] = []
+        self._files: Files | None = None
         self.renew(self.lease_seconds)
 
     @property
@@ -60,7 +69,9 @@ class Job:
         """Tell how far the work is, 0 to 1, with the next heartbeat."""
         if not 0 <= fraction <= 1:
             raise ValueError(f"progress is from 0 to 1, not {fraction!r}")
-        self._news = {"progress": fraction} | ({} if note is None else {"note": note})
+        self._news = {"progress": float(fraction)} | (
+            {} if note is None else {"note": storable(str(note))[:MAX_NOTE]}
+        )
         self._on_news()
 
     def enqueue(self, type: str, data: t.Any = None, **spec: t.Any) -> None:
@@ -70,7 +81,34 @@ class Job:
         """
         self._enqueued.append({**spec, "type": type, "data": data})
 
+    @property
+    def attachments(self) -> list[str]:
+        """The names of the files that it came with, or of which its holder has brought some before."""
+        return self._its_files().names() if self.has_files else []
+
+    def open(self, name: str) -> t.BinaryIO:
+        """Return one of its files, to be read and closed."""
+        return self._its_files().open(name)
+
+    def attach(self, name: str, content: Content, content_type: str | None = None) -> None:
+        """Put a file beside its result, at once; of an attempt that comes to nothing, so does the file.
+
+        :param content: bytes, the path of a file, or an open one.
+        """
+        self._its_files().attach(name, content, content_type)
+        self.has_files = True
+
+    def _its_files(self) -> Files:
+        if self._files is None:
+            raise RuntimeError("This job's source knows no files.")
+        return self._files
+
     # -- for the worker --------------------------------------------------------------------
+
+    def with_files(self, files: Files) -> t.Self:
+        """Give it the way to its files."""
+        self._files = files
+        return self
 
     def renew(self, lease_seconds: float) -> None:
         """Note that the lease lasts so long from now."""

@@ -5,6 +5,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+import typing as t
+
+from .source import Wish
+
+# Seconds that handlers which were made to end have for it, before the worker leaves without them.
+_GRACE = 5.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +30,12 @@ class Orders:
     concurrency: int = 10
     max_jobs: int | None = None
     burst: bool = False
+
+    def wish(self, handled: t.Iterable[str]) -> Wish:
+        """Return what to claim, of the types that are handled."""
+        types = tuple(type for type in handled if self.types is None or type in self.types)
+        bounds = (self.queues, self.min_priority, self.max_priority)
+        return Wish(self.concurrency, types, *bounds)
 
 
 @dataclasses.dataclass(slots=True)
@@ -54,6 +66,7 @@ class Plan:
         self.free = orders.concurrency
         #: Handlers that were made to end and have not yet; each keeps its slot.
         self.stuck = 0
+        self._stuck_since = 0.0
         self._asked = 0
         self._left = orders.max_jobs
         self._fed: dict[object, float] = {}
@@ -81,15 +94,25 @@ class Plan:
         if self._left is not None:
             self._left -= slots
 
-    def vacate(self) -> None:
+    def vacate(self, *, ring: bool) -> None:
         """Give back the slot of a job that is done."""
         self.free += 1
-        self.bell.notify_all()
+        if ring:
+            self.bell.notify_all()
 
     def feed(self, who: object, *, hungry: bool) -> None:
         """Note that one of the feeds has got jobs, or all there are."""
         self._fed[who] = time.monotonic()
         (self._hungry.add if hungry else self._hungry.discard)(who)
+
+    def count_stuck(self, more: int) -> None:
+        """Note that a handler was made to end, or that one of these has ended."""
+        self.stuck += more
+        self._stuck_since = time.monotonic()
+
+    def pass_over(self, who: object) -> None:
+        """Leave nothing to a feed whose source is away."""
+        self._hungry.discard(who)
 
     @property
     def may_claim(self) -> bool:
@@ -102,8 +125,8 @@ class Plan:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether every slot is kept by a handler that does not end."""
-        return self.stuck >= self.orders.concurrency
+        """Whether every slot has been kept for a while by a handler that does not end."""
+        return self.stuck >= self.orders.concurrency and time.monotonic() > self._stuck_since + _GRACE
 
     @property
     def leaving(self) -> bool:

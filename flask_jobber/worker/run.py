@@ -8,12 +8,10 @@ import logging
 import typing as t
 
 from ..core.process import describe
-from .handlers import Cancel, Fail, Handler, Retry, Snooze, Verdict
+from .handlers import MOST_SECONDS, Cancel, Fail, Handler, Retry, Snooze, Verdict
 from .job import Job
 
 logger = logging.getLogger("flask_jobber")
-# As long as a failure may ask for.
-_MOST_SECONDS = 1e9
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -129,4 +127,4 @@ def judge(handler: Handler, job: Job, error: Exception) -> Outcome:
 def _pause(handler: Handler, job: Job, error: Exception) -> float | None:
     if isinstance(error, Retry):
         return error.after
-    return handler.backoff.delay(job.failures + 1, _MOST_SECONDS) if handler.backoff is not None else None
+    return handler.backoff.delay(job.failures + 1, MOST_SECONDS) if handler.backoff is not None else None

@@ -9,7 +9,7 @@ from .job import Job
 from .run import Outcome
 
 # After these the job is still held: what was wanted of it was not accepted.
-_HELD = frozenset({"invalid_result", "invalid", "too_large", "forbidden", "duplicate"})
+_HELD = frozenset({"invalid_result", "invalid", "too_large", "forbidden", "duplicate", "queue_full"})
 
 
 class Away(Exception):
@@ -109,8 +109,8 @@ class Source(t.Protocol):
         """
         ...
 
-    def waiting(self, types: tuple[str, ...], queues: tuple[str, ...] | None) -> int | None:
-        """Return how many jobs are there to be claimed, ``None`` when that is not to be known."""
+    def waiting(self, wish: Wish) -> int | None:
+        """Return how many jobs there are to be claimed, ``None`` when that is not to be known."""
         ...
 
     def tidy(self) -> float | None:

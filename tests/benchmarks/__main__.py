@@ -1,13 +1,18 @@
-"""``python -m tests.benchmarks [http] [growth] [--url URL]``: speed, as ratios taken side by side."""
+"""``python -m tests.benchmarks [PART…] [--url URL]``: ratios taken side by side."""
 
 from __future__ import annotations
 
 import argparse
 import os
 
-from . import growth, http_pair
+from . import growth, http_pair, memory, workers
 
-PARTS = {"http": http_pair.main, "growth": growth.main}
+PARTS = {
+    "http": http_pair.main,
+    "growth": growth.main,
+    "workers": workers.main,
+    "memory": memory.main,
+}
 
 
 def main() -> None:
@@ -20,6 +25,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4, help="of each run of each shape")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=1_000_000, help="in the way of a claim")
+    parser.add_argument("--jobs", type=int, default=5000, help="of each run of each worker")
     arguments = parser.parse_args()
     if arguments.url is None:
         parser.error("give --url, or set TEST_POSTGRES_URL")

@@ -62,6 +62,7 @@ class Trouble:
 def make_app(url: str) -> Flask:
     app = Flask(__name__, template_folder=str(HERE), static_folder=None)
     app.config.update(SECRET_KEY="browser", SQLALCHEMY_DATABASE_URI=url, JOBBER_IDLE_SECONDS=IDLE_SECONDS)
+    app.config["JOBBER_ATTACHMENTS_URL"] = "memory://browser"
     for extension in (db, login_manager, csrf):
         extension.init_app(app)
     app.register_blueprint(jobber.blueprint, url_prefix="/jobber")

@@ -183,6 +183,32 @@ def test_works_through_jobs(site: Site, tab: Tab) -> None:
     assert [name for name in tab.names if name != "idle"] == ["claimed", "delivered"] * 5
 
 
+FILING = """() => {
+  make({ types: ["filing"] }).on("filing", async (job, signal) => {
+    const page = new Blob(["<script>document.title = 'run'</script>"], { type: "text/html" });
+    const told = await jobber.attach(job, "a page.html", page, signal);
+    const back = await jobber.fetchAttachment(job, "a page.html", signal);
+    const absent = await jobber.fetchAttachment(job, "absent").catch((refusal) => refusal.code);
+    return { ...told, text: await back.text(), served: back.headers.get("Content-Type"), absent };
+  });
+  jobber.start();
+}"""
+
+
+def test_files_come_and_go_and_none_of_them_is_run(site: Site, tab: Tab) -> None:
+    """Put as they are; and a page among them that a visitor opens is downloaded."""
+    job_id = site.enqueue("filing")
+    tab.page.evaluate(FILING)
+    result = site.wait(job_id, state="succeeded")["result"]
+    assert (result["name"], result["type"], result["size"]) == ("a page.html", "text/html", 39)
+    assert result["text"].startswith("<script>")
+    assert (result["served"], result["absent"]) == ("application/octet-stream", "not_found")
+    with tab.page.expect_download() as download:
+        tab.page.evaluate("href => void (location.href = href)", result["href"])
+    assert download.value.suggested_filename == "a page.html"
+    assert tab.page.title() != "run"
+
+
 def test_waits_for_jobs_to_come(site: Site, tab: Tab) -> None:
     """A job that is enqueued while the client is idle is worked."""
     tab.start(types=["square"]).wait("idle")

@@ -13,8 +13,22 @@ export interface Job<Data = any> {
   /** RFC 3339, UTC. */
   readonly enqueued_at: string;
   readonly href: string;
+  /** The files that it came with. */
+  readonly attachments: Attachment[];
   /** Set when the server refused the last result and asks for a corrected one: the handler is called once more. */
   readonly rejection?: Rejection;
+}
+
+/** A file of a job. */
+export interface Attachment {
+  readonly name: string;
+  /** Bytes. */
+  readonly size: number;
+  /** What who put it said that it is. */
+  readonly type: string;
+  /** Hexadecimal. */
+  readonly sha256: string;
+  readonly href: string;
 }
 
 /** Why a result was refused. */
@@ -139,6 +153,10 @@ export class Jobber extends EventTarget {
   start(): this;
   /** Claim no more and finish the jobs in hand; `now` aborts and releases them. Resolves when all have ended. */
   stop(options?: { now?: boolean }): Promise<void>;
+  /** Put a file beside the result of a job in hand, before the handler returns; throws a `Refusal`. */
+  attach(job: Job, name: string, blob: Blob, signal?: AbortSignal): Promise<Attachment>;
+  /** Get a file of a job, to be read as a stream or by `blob()`; throws a `Refusal`. */
+  fetchAttachment(job: Job, name: string, signal?: AbortSignal): Promise<Response>;
   addEventListener<Name extends keyof JobberEvents>(
     name: Name,
     listener: (event: JobberEvents[Name]) => void,

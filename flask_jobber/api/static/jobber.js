@@ -114,6 +114,14 @@ export class Jobber extends EventTarget {
     for (const attempt of this.#attempts) attempt.hasten();
   }
 
+  attach(job, name, blob, signal) {
+    return this.#server.put(fileUrl(job, name, job.attempt), blob, signal);
+  }
+
+  fetchAttachment(job, name, signal) {
+    return this.#server.get(fileUrl(job, name), signal);
+  }
+
   async #live(run) {
     await this.#resume(run.signal);
     await this.#claimJobs(run.signal);
@@ -377,6 +385,11 @@ class Attempt {
   }
 }
 
+/** Where a file of a job is; with the attempt of who holds it, where its holder puts it. */
+function fileUrl(job, name, attempt) {
+  return `jobs/${job.id}/attachments/${encodeURIComponent(name)}${attempt ? `?attempt=${attempt}` : ""}`;
+}
+
 /** The HTTP side: one request, its refusals, and the patience with passing trouble. */
 class Server {
   #csrfToken;
@@ -410,6 +423,18 @@ class Server {
       if (error.retryable || error.status >= 500 || error.status === 401) this.#onTrouble(error);
       throw error;
     }
+  }
+
+  /** Send a Blob, whose type the browser says. */
+  put(path, blob, signal) {
+    return ask(new URL(path, this.url), { ...this.#request("PUT"), body: blob, keepalive: false, signal });
+  }
+
+  /** Return an answer that is no JSON. */
+  async get(path, signal) {
+    const response = await fetch(new URL(path, this.url), { ...this.#request("GET"), signal }).catch(unreachable);
+    if (response.ok) return response;
+    throw await refusal(response);
   }
 
   #request(method, body) {
@@ -506,7 +531,11 @@ async function ask(url, request) {
   const response = await fetch(url, request).catch(unreachable);
   if (response.status === 204) return null;
   if (response.ok) return response.json().catch(unreachable);
-  throw new Refusal(response.status, await response.json().catch(() => ({})), retryAfter(response));
+  throw await refusal(response);
+}
+
+async function refusal(response) {
+  return new Refusal(response.status, await response.json().catch(() => ({})), retryAfter(response));
 }
 
 function unreachable(cause) {

@@ -1,0 +1,1 @@
+"""One worker of two servers: ``python -m examples.remote_worker``"""

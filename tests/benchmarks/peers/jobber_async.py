@@ -1,0 +1,19 @@
+"""flask_jobber with a coroutine function, as those peers have one that know no others."""
+
+from __future__ import annotations
+
+import functools
+import typing as t
+
+from . import jobber
+from .jobber import app
+from .ticks import tick
+
+__all__ = ["app", "enqueue"]
+
+enqueue = functools.partial(jobber.enqueue, type="looped")
+
+
+@jobber.jobber.handlers("looped")
+async def looped(job: t.Any) -> None:
+    tick(job.data)

@@ -1,0 +1,35 @@
+"""PgQueuer, with asyncpg."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import typing as t
+
+import asyncpg
+from pgqueuer import PgQueuer, Queries
+
+from .ticks import tick
+
+
+@contextlib.asynccontextmanager
+async def main() -> t.AsyncIterator[PgQueuer]:
+    queuer = PgQueuer.from_asyncpg_connection(await asyncpg.connect(os.environ["BENCH_URL"]))
+
+    @queuer.entrypoint("work")
+    async def work(job: t.Any) -> None:
+        tick(int(job.payload))
+
+    yield queuer
+
+
+def enqueue(numbers: range) -> None:
+    asyncio.run(_enqueue(numbers))
+
+
+async def _enqueue(numbers: range) -> None:
+    queries = Queries.from_asyncpg_connection(await asyncpg.connect(os.environ["BENCH_URL"]))
+    await queries.install()
+    count = len(numbers)
+    await queries.enqueue(["work"] * count, [b"%d" % number for number in numbers], [0] * count)
