@@ -40,6 +40,10 @@ class Settings:
     idle_seconds: float = 5
     #: Cap of ``wait_seconds``.
     max_wait_seconds: float = 30
+    #: Requests that may wait in one process; ``None``: as many as its server is seen to bear.
+    max_waiters: int | None = None
+    #: How processes hear of jobs, ``redis://…``; ``None``: by what the database offers.
+    wakeup_url: str | None = None
     #: Size of a job's data, in bytes of canonical JSON.
     max_data_bytes: int = 1_048_576
     #: Size of a result, and of its extras, in bytes of canonical JSON.
@@ -104,7 +108,7 @@ def _check(name: str, value: t.Any) -> t.Any:
         return value
     if name == "trusted_origins":
         return _origins(value)
-    if name == "attachments_url":
+    if name in ("attachments_url", "wakeup_url"):
         return _url(value)
     return _plain(name, value)
 

@@ -42,6 +42,8 @@ from .core.models import (
     make_key,
     make_queue,
 )
+from .core.news import News, hint
+from .core.news import look as look_for_jobs
 from .core.process import describe
 from .core.queues import Queues
 from .core.scope import EVERYTHING
@@ -53,6 +55,8 @@ from .errors import Invalid, SetupError
 from .hooks import AnySchema, Function, Registry
 from .owners import Owners
 from .schedules import Schedules
+from .wakeup.choice import choose
+from .wakeup.wakeup import Wakeup
 from .worker.handlers import Handlers
 
 logger = logging.getLogger("flask_jobber")
@@ -75,6 +79,7 @@ class _State:
 
     settings: Settings
     storage: Storage
+    wakeup: Wakeup
     next_tidy: float | None = None
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -154,8 +159,15 @@ class Jobber(Schedules, Owners, Attachments):
         if self.name not in states:
             settings, folder = self._read_settings(app), self.Attachment.__table__.name
             storage = make_storage(settings.attachments_url, app.instance_path, folder)
-            states[self.name] = _State(settings, storage)
+            states[self.name] = _State(settings, storage, self._make_wakeup(app, settings))
             add_commands(app)
+
+    def _make_wakeup(self, app: Flask, settings: Settings) -> Wakeup:
+        def look(everything: bool) -> tuple[News, float | None]:
+            with app.app_context():
+                return look_for_jobs(self.store(), everything=everything)
+
+        return Wakeup(look, lambda: choose(self.store()), settings.lease_seconds)
 
     def _read_settings(self, app: Flask) -> Settings:
         settings = read_settings(app.config, self._settings)
@@ -172,15 +184,23 @@ class Jobber(Schedules, Owners, Attachments):
     @property
     def settings(self) -> Settings:
         """The settings of the current app."""
-        return self._state(current_app._get_current_object()).settings  # type: ignore[attr-defined]
+        return self._here().settings
+
+    @property
+    def wakeup(self) -> Wakeup:
+        """What the current app has for those who wait."""
+        return self._here().wakeup
+
+    def _here(self) -> _State:
+        return self._state(current_app._get_current_object())  # type: ignore[attr-defined]
 
     def store(self) -> Store:
         """Return what the verbs of :mod:`flask_jobber.core` work on, in the current app."""
-        session = self.db.session()
+        session, here = self.db.session(), self._here()
         known = self.registry.types, self.registry.feedback
         tables = self.Job, self.History, self.Queue, self.IdempotencyKey
-        files = self.Attachment, self._state(current_app._get_current_object()).storage  # type: ignore[attr-defined]
-        return Store(session, *tables, self.settings, *known, self, self._statements, *files)
+        files = self.Attachment, here.storage
+        return Store(session, *tables, here.settings, *known, self, self._statements, *files, here.wakeup)
 
     # -- what the app registers ------------------------------------------------------------
 
@@ -493,6 +513,10 @@ class Jobber(Schedules, Owners, Attachments):
         :raises NotFound, IllegalTransition, QueueFull: when it cannot be.
         """
         cancel_verbs.retry(self.store(), _id(job), EVERYTHING.expression, _by(by))
+
+    def wake(self) -> None:
+        """Let those who wait look again when the transaction commits: what they may see has changed."""
+        hint(self.store(), more=True)
 
     def expire(self, limit: int = 1000) -> int:
         """End jobs that are exhausted or past their ``expires_at``; return how many."""

@@ -12,8 +12,9 @@ import logging
 import typing as t
 
 from blinker import NamedSignal, Namespace
-from sqlalchemy import event
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session
+
+from .commits import on_commit
 
 logger = logging.getLogger("flask_jobber")
 _namespace = Namespace()
@@ -32,18 +33,14 @@ job_expired = _namespace.signal("job-expired")
 #: The operator's retry of an ended job.
 job_retried = _namespace.signal("job-retried")
 
-_PENDING = "flask_jobber.pending"
-_COMMITTED = "flask_jobber.committed"
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Event:
+class _Sending:
     signal: NamedSignal
     sender: object
     facts: dict[str, t.Any]
-    savepoint: SessionTransaction | None
 
-    def send(self) -> None:
+    def __call__(self) -> None:
         try:
             self.signal.send(self.sender, **self.facts)
         except Exception:
@@ -53,36 +50,4 @@ class _Event:
 def announce(session: Session, signal: NamedSignal, sender: object, **facts: t.Any) -> None:
     """Send ``signal`` when, and only when, the session's transaction commits."""
     if signal.receivers:
-        event_ = _Event(signal, sender, facts, session.get_nested_transaction())
-        session.info.setdefault(_PENDING, []).append(event_)
-
-
-@event.listens_for(Session, "after_transaction_end")
-def _settle(session: Session, transaction: SessionTransaction) -> None:
-    if not transaction.nested and transaction.parent is None:
-        pending = session.info.pop(_PENDING, ())
-        if session.info.pop(_COMMITTED, False):
-            for event_ in pending:
-                event_.send()
-
-
-@event.listens_for(Session, "after_commit")
-def _note_commit(session: Session) -> None:
-    savepoint = session.get_nested_transaction()
-    if savepoint is None:
-        session.info[_COMMITTED] = True
-    elif _PENDING in session.info:
-        _move(session, savepoint, savepoint.parent if savepoint.parent.nested else None)  # type: ignore[union-attr]
-
-
-@event.listens_for(Session, "after_soft_rollback")
-def _forget(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.nested and _PENDING in session.info:
-        pending = session.info[_PENDING]
-        session.info[_PENDING] = [e for e in pending if e.savepoint is not transaction]
-
-
-def _move(session: Session, inner: SessionTransaction, outer: SessionTransaction | None) -> None:
-    session.info[_PENDING] = [
-        dataclasses.replace(e, savepoint=outer) if e.savepoint is inner else e for e in session.info[_PENDING]
-    ]
+        on_commit(session, _Sending(signal, sender, facts))

@@ -24,7 +24,7 @@ LAYERS = (
     ("wakeup",),
     ("core",),
     ("config", "hooks", "signals"),
-    ("errors",),
+    ("errors", "commits"),
 )
 #: Imports nothing of the package, and nothing below imports it.
 ALONE = "client"

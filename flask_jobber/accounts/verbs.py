@@ -19,6 +19,7 @@ from ..api.identity import ACCOUNT
 from ..core.engines import plus_seconds, utcnow
 from ..core.enqueue import begin
 from ..core.hold import Row, take_back
+from ..core.news import hint
 from ..core.payload import check_name
 from ..core.store import Store
 from ..errors import Invalid, JobberError
@@ -171,6 +172,7 @@ def hire(book: Book, queue: str, name: str) -> bool:
     if book.store.execute(book.store.current(mine)).first() is not None:
         return False
     _insert(book, book.tables.hire, worker_id=row.id, queue=queue)
+    hint(book.store, more=True)
     return True
 
 

@@ -38,6 +38,11 @@ class Call:
         self.settings = self.store.settings
         self.identity = Identity(jobber.registry, jobber.Job)
 
+    def forget_identity(self) -> None:
+        """Let the hooks be asked again."""
+        self.identity = Identity(self.jobber.registry, self.jobber.Job)
+        self.__dict__.pop("holder", None)
+
     @functools.cached_property
     def holder(self) -> Holder:
         return Holder(self.identity.locker, self.identity.scope)

@@ -1,4 +1,4 @@
-"""Exchange: settle many and claim the next, in one round trip and one transaction."""
+"""Exchange: settle many and claim the next, in one round trip and, unless it waits, one transaction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import Invalid, JobberError, TooManyClaims
 from . import schemas
 from .call import Call, answer, status_of
 from .operation import invalid, operation
-from .problems import document
+from .problems import LoginRequired, document
 from .schemas import wire_instant
 from .views import take
 
@@ -111,7 +111,7 @@ def _settle(call: Call, kind: _List, items: list[hold.Item | hold.Outcome]) -> t
 
 
 def _claim(call: Call, wish: dict[str, t.Any] | None) -> tuple[list[Claim], dict[str, t.Any]]:
-    """Claim what is asked for; a refusal is told beside the outcomes, which stand."""
+    """Claim what is asked for, and commit; a refusal is told beside the outcomes, which stand."""
     if wish is None:
         return [], {}
     error: JobberError
@@ -119,6 +119,6 @@ def _claim(call: Call, wish: dict[str, t.Any] | None) -> tuple[list[Claim], dict
         return take(call, **_claim_body.load(wish)), {}
     except ValidationError as wrong:
         error = invalid(wrong)
-    except (Invalid, TooManyClaims) as refused:
+    except (Invalid, TooManyClaims, LoginRequired) as refused:
         error = refused
     return [], {"claim": document(error)}

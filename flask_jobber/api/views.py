@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from flask import Response, request, send_file
 
 from ..core import cancel as cancel_verbs
-from ..core import claim as claim_verbs
 from ..core import enqueue as enqueue_verbs
 from ..core import hold, payload, queries, settle
 from ..core.candidates import Wanted
@@ -17,7 +16,7 @@ from ..core.claim import Claim
 from ..core.lanes import Lanes
 from ..errors import Invalid
 from . import columns as columns_verbs
-from . import idempotency, schemas
+from . import idempotency, schemas, waiting
 from .call import Call, answer, answer_claims, answer_with, status_of
 from .operation import operation
 
@@ -35,25 +34,28 @@ _ATTEMPT = "/jobs/<job_id>/attempts/<attempt>"
     refusals=("too_many_claims",),
 )
 def claim(call: Call, **wish: t.Any) -> Response:
-    """Claim jobs: a lease on each, for as long as it says."""
-    claims = take(call, **wish)
-    call.commit()
-    return answer_claims(call, claims)
+    """Claim jobs: a lease on each, for as long as it says. It may wait until there are some."""
+    return answer_claims(call, take(call, **wish))
 
 
-def take(
+def take(call: Call, *, wait_seconds: float, **wish: t.Any) -> list[Claim]:
+    """Claim what a request asks for, and commit."""
+    seconds = min(wait_seconds, call.settings.max_wait_seconds)
+    return waiting.take(call, lambda: _wanted(call, **wish), seconds)
+
+
+def _wanted(
     call: Call,
     *,
     limit: int,
-    wait_seconds: float,
     types: list[str] | None = None,
     queues: list[str] | None = None,
     lease_seconds: float | None = None,
     min_priority: int | None = None,
     max_priority: int | None = None,
-) -> list[Claim]:
-    """Claim what a request asks for. It answers at once, however long it would wait."""
-    store, identity = call.store, call.identity
+) -> Wanted:
+    """Return what a request asks for, on behalf of the client as it is now."""
+    identity = call.identity
     payload.check_int("limit", limit, 1, call.settings.max_claim)
     if lease_seconds is not None:
         payload.check_seconds("lease_seconds", lease_seconds, call.settings.max_lease_seconds)
@@ -61,8 +63,7 @@ def take(
     for type_ in types or ():
         payload.check_unreserved("types", type_)
     asked = (_distinct(types), _distinct(queues), min_priority, max_priority, lease_seconds)
-    wanted = Wanted(identity.locker, identity.scope, *asked, limit=limit, reserved=False)
-    return claim_verbs.claim(store, wanted)
+    return Wanted(identity.locker, identity.scope, *asked, limit=limit, reserved=False)
 
 
 def _distinct(names: list[str] | None) -> tuple[str, ...] | None:

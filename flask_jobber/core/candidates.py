@@ -28,7 +28,7 @@ from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Groupin
 
 from .engines import Instant, plus_seconds, position, utcnow
 from .lanes import unpaused
-from .models import UNLED, UNTYPED
+from .models import UNLED, UNTYPED, JobMixin
 from .payload import RESERVED, names_of
 from .scope import Expression, Scope
 from .states import State
@@ -393,7 +393,7 @@ def _count_all(wanted: Wanted) -> int:
 def _branch(
     store: Store, arm: list[Expression], typed: tuple[Expression, ...], rest: tuple[Expression, ...]
 ) -> Branch:
-    lead = {term.left.name: term for term in arm if _leads(store, term)}
+    lead = {term.left.name: term for term in arm if _leads(store.Job, term)}
     marks = () if typed else (sa.text(UNTYPED),)
     if lead.keys() != set(store.Job.__claim_by__):
         lead, marks = {}, (*marks, sa.text(UNLED))
@@ -403,14 +403,22 @@ def _branch(
     return Branch((*lead.values(), *typed, *marks), (*others, *rest), order)
 
 
-def _leads(store: Store, term: Expression) -> bool:
+def _leads(job: type[JobMixin], term: Expression) -> bool:
     """Whether a term is ``column = value`` or ``column IS NULL`` on a column of ``__claim_by__``."""
     return (
         isinstance(term, BinaryExpression)
         and (term.operator, type(term.right)) in ((operators.eq, sa.BindParameter), (operators.is_, Null))
-        and getattr(term.left, "table", None) is store.jobs
-        and getattr(term.left, "name", None) in store.Job.__claim_by__
+        and getattr(term.left, "table", None) is job.__table__
+        and getattr(term.left, "name", None) in job.__claim_by__
     )
+
+
+def leading(job: type[JobMixin], arm: t.Iterable[Expression]) -> t.Iterator[tuple[int, t.Any]]:
+    """Yield what the terms of an alternative compare columns of ``__claim_by__`` with, by their places."""
+    for term in arm:
+        if _leads(job, term):
+            value = None if term.operator is operators.is_ else term.right.effective_value
+            yield job.__claim_by__.index(term.left.name), value
 
 
 def arms_of(scope: Expression) -> list[list[Expression]]:

@@ -12,6 +12,7 @@ from . import candidates as find
 from .candidates import Levels, Wanted
 from .engines import utcnow
 from .expire import LAPSED, end_dead
+from .news import hint_due
 from .quota import check_room
 from .states import State, Verb
 from .store import Store, missed
@@ -66,6 +67,8 @@ def claim(store: Store, wanted: Wanted) -> list[Claim]:
             break
         if len(claims) == limit:
             break
+    if claims:
+        hint_due(store, min(one.lease_seconds for one in claims))
     return claims
 
 

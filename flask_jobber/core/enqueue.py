@@ -16,6 +16,7 @@ from . import cadence, owners, payload
 from .backoff import read_backoff
 from .lanes import DEFAULT, Lanes
 from .models import JobMixin
+from .news import hint_new
 from .series import UNNAMED, key_of
 from .states import State, Verb
 from .store import Store
@@ -247,6 +248,7 @@ def insert(
     else:
         store.session.add_all(jobs)
         store.session.flush()
+    hint_new(store, jobs)
     record(store, [Change(Verb.ENQUEUE, job.id, None, State(job.state), 0, by=by) for job in jobs])
     return jobs
 

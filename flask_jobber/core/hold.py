@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from ..errors import AlreadySettled, Cancelled, JobberError, LeaseLost, NotFound, TooManyClaims
 from .candidates import lapsed, word
 from .engines import is_transient, utcnow
+from .news import hint, hint_due
 from .payload import MAX_ID, MAX_NOTE, check_seconds, check_text
 from .process import call, call_on_failure, describe, has_say
 from .quota import check_room, of_login
@@ -268,6 +269,9 @@ def _extend(store: Store, row: Row, item: Extension) -> Decision:
     mine = (c.id == row.id, c.attempts == row.attempts, c.state == row.state)
     store.execute(sa.update(store.jobs).where(*mine).values(values))
     forget(store, row.id)
+    hint_due(store, length)
+    if store.teller.watched:
+        hint(store, changed=(row.id,))
     return Outcome(item, State.LOCKED, lease_seconds=length), None
 
 

@@ -20,6 +20,7 @@ _LOCKER = name_type(MAX_LOCKER + 61)
 
 # SQLite uses a partial index only when a term of its OR stands in the query.
 _POOL = f"({' OR '.join(f'state = {state.value!r}' for state in sorted(POOL))})"
+_LATER = "(state = 'scheduled' OR state = 'submitted')"
 #: Always true. A claim says one when it names no type, the other when its scope compares not
 #: all columns of ``__claim_by__``; a planner whose statistics are old could else take an
 #: index that fits less, and read past a million jobs of others.
@@ -258,7 +259,7 @@ def _complete_job_table(mapper: Mapper[t.Any], cls: type[JobMixin]) -> None:
         table.append_constraint(sa.UniqueConstraint(*lead, c.id, name=f"uq_{table.name}_list"))
     _index(table, "lapse", c.state, c.locked_until, only="state = 'locked'")
     _index(table, "held", c.locked_by, c.state, only="state = 'locked'")
-    _index(table, "process", c.state, c.run_at, only="state = 'submitted'")
+    _index(table, "later", c.state, c.run_at, only=_LATER)
     _index(table, "expire", c.expires_at, c.state, only="expires_at IS NOT NULL AND finished_at IS NULL")
     _index(table, "prune", c.finished_at, only="finished_at IS NOT NULL")
     # Of no column that a claim writes: who counts a queue and who claims from it never meet.

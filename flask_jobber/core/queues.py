@@ -15,6 +15,7 @@ from .candidates import still, word
 from .engines import utcnow
 from .enqueue import begin
 from .models import QueueMixin
+from .news import hint
 from .settle import ended
 from .states import POOL, State, Verb
 from .store import Store
@@ -106,6 +107,7 @@ class Queues:
 
     def resume(self, name: str) -> QueueMixin:
         """Hand out its jobs again. :raises NotFound: as :meth:`change`."""
+        hint(self._store(), more=True)
         return self._write(name, {"paused": False})
 
     def _write(self, name: str, values: dict[str, t.Any]) -> QueueMixin:
@@ -159,6 +161,7 @@ class Queues:
             )
         store.session.delete(queue)
         store.session.flush()
+        hint(store, more=queue.paused)
 
     def stats(self, name: str | None = None, *, finished: bool = True) -> list[Stats]:
         """Count the jobs in each queue, declared or not, or in one.

@@ -13,6 +13,7 @@ from . import cadence, enqueue
 from .cancel import cancel
 from .engines import utcnow
 from .models import JobMixin
+from .news import hint
 from .payload import check_name
 from .series import HANDED_ON, MOVED, columns_of_the_app, goes_on, key_of, taken_off
 from .states import POOL, State
@@ -137,6 +138,7 @@ def _change(store: Store, row: Row, job: JobMixin) -> bool:
     values = _declared(store, job) | _moved(locked, job)
     store.execute(sa.update(store.jobs).where(c.id == row.id, c.state == locked.state).values(values))
     forget(store, row.id)
+    hint(store, ids=(row.id,))
     return True
 
 

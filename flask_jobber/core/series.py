@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from . import cadence
 from .engines import utcnow
 from .models import JobMixin
+from .news import hint
 from .states import State, Verb
 from .store import Store
 from .transition import Change, record
@@ -69,6 +70,7 @@ def follow(store: Store, job_id: int) -> None:
     following = sa.select(c.id).where(c.series == row.series, c.slot == slot)
     next_id = store.execute(following).scalar_one()
     record(store, [Change(Verb.ENQUEUE, next_id, None, State.SCHEDULED, 0)])
+    hint(store, ids=(next_id,))
 
 
 def _own(row: t.Any, slot: t.Any) -> dict[str, t.Any]:

@@ -17,6 +17,9 @@ from .engines import utcnow
 from .files import Storage
 from .models import AttachmentMixin, HistoryMixin, JobMixin, KeyMixin, QueueMixin
 
+if t.TYPE_CHECKING:
+    from .news import Teller
+
 _MOST_STATEMENTS = 500
 
 
@@ -43,6 +46,8 @@ class Store:
     Attachment: type[AttachmentMixin]
     #: Where the bytes of attachments are.
     storage: Storage
+    #: Tells those who wait for jobs.
+    teller: Teller
 
     @property
     def jobs(self) -> sa.Table:

@@ -11,6 +11,7 @@ from blinker import NamedSignal
 
 from .. import signals
 from .engines import utcnow
+from .news import hint
 from .states import TERMINAL, TRANSITIONS, State, Verb
 from .store import Store, missed
 
@@ -24,6 +25,7 @@ _SIGNALS: dict[State, NamedSignal] = {
     State.CANCELLED: signals.job_cancelled,
     State.EXPIRED: signals.job_expired,
 }
+_WAITING = (State.QUEUED, State.SCHEDULED)
 _SIGNALS_OF_VERBS: dict[Verb, NamedSignal] = {
     Verb.ENQUEUE: signals.job_enqueued,
     Verb.RELEASE: signals.job_released,
@@ -136,7 +138,8 @@ def _check(changes: t.Iterable[Change]) -> None:
 
 
 def announce(store: Store, changes: t.Sequence[Change]) -> None:
-    """Announce the signals of what has been written."""
+    """Announce the signals of what has been written, and the news of it."""
+    _hint(store, changes)
     owners = _owners(store, changes)
     for change in changes:
         forget(store, change.job_id)
@@ -144,6 +147,16 @@ def announce(store: Store, changes: t.Sequence[Change]) -> None:
         if change.job_id in owners:
             facts["owner"] = owners[change.job_id]
         signals.announce(store.session, _signal(change), store.sender, **facts)
+
+
+def _hint(store: Store, changes: t.Sequence[Change]) -> None:
+    """Hint at jobs that may be claimed again; those who insert some tell of them in full."""
+    last = {one.job_id: one for one in changes}
+    fit = [id for id, one in last.items() if one.to_state in _WAITING and one.verb is not Verb.ENQUEUE]
+    if fit:
+        hint(store, ids=tuple(fit))
+    if store.teller.watched and changes:
+        hint(store, changed=tuple(last))
 
 
 def _signal(change: Change) -> NamedSignal:

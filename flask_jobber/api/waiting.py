@@ -1,0 +1,129 @@
+"""Claims that wait: until there is a job for this client, or for as long as it would.
+
+Between two looks nothing is held, neither a connection of the database nor a
+transaction; before each the client is asked again who it is and what it may see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import typing as t
+
+from flask import current_app, g, request, session
+from flask_login import current_user
+
+from ..core.candidates import Wanted
+from ..core.claim import Claim, claim
+from ..core.news import Fresh, Lead, News
+from ..wakeup.lookout import is_gone, socket_of
+from ..wakeup.room import Waiter, read_wish
+from .call import Call
+from .guard import check_request
+
+#: Makes what is wanted, of the client as it is now.
+Ask = t.Callable[[], Wanted]
+
+
+class _Client:
+    """The one who waits: an event, and whether it still is there."""
+
+    def __init__(self) -> None:
+        self.bell = threading.Event()
+        self.socket = socket_of(request.environ)
+
+    @property
+    def is_gone(self) -> bool:
+        return self.socket is not None and is_gone(self.socket)
+
+
+def take(call: Call, ask: Ask, seconds: float) -> list[Claim]:
+    """Claim, and wait for up to so many seconds while there is nothing; all is committed.
+
+    :raises LoginRequired: when the login has ended meanwhile.
+    """
+    wakeup, wanted = call.jobber.wakeup, ask()
+    with wakeup.place(request.environ, call.settings.max_waiters if seconds else 0) as free:
+        if not free:
+            return _commit(call, claim(call.store, wanted))
+        client = _Client()
+        wish = read_wish(call.store.Job, wanted)
+        waiter = Waiter(wish, client.bell.set, wanted.limit, _user())
+        wakeup.enter(waiter)
+        try:
+            return _wait(call, ask, waiter, client, time.monotonic() + seconds)
+        finally:
+            wakeup.leave(waiter)
+
+
+def _user() -> str | None:
+    return current_user.get_id() if current_user.is_authenticated else None
+
+
+def _commit(call: Call, claims: list[Claim]) -> list[Claim]:
+    call.commit()
+    return claims
+
+
+def _wait(call: Call, ask: Ask, waiter: Waiter, client: _Client, until: float) -> list[Claim]:
+    room = call.jobber.wakeup.room
+    claims = _commit(call, claim(call.store, waiter.wish.wanted))
+    room.looked(waiter, len(claims))
+    with _watched(call, client):
+        while not claims and not waiter.dismissed:
+            if not client.bell.wait(max(until - time.monotonic(), 0)) or client.is_gone:
+                break
+            client.bell.clear()
+            room.look(waiter)
+            _renew(call)
+            waiter.wish = read_wish(call.store.Job, ask())
+            claims = _look_again(call, waiter, client)
+            room.looked(waiter, len(claims))
+    return claims
+
+
+@contextlib.contextmanager
+def _watched(call: Call, client: _Client) -> t.Iterator[None]:
+    """Let the client be noticed when it goes away."""
+    if client.socket is None:
+        yield
+        return
+    lookout = call.jobber.wakeup.lookout
+    lookout.watch(client.socket, client.bell.set)
+    try:
+        yield
+    finally:
+        lookout.forget(client.socket)
+
+
+def _look_again(call: Call, waiter: Waiter, client: _Client) -> list[Claim]:
+    """Claim, unless nobody is there any more to be given something."""
+    claims = claim(call.store, waiter.wish.wanted)
+    if claims and client.is_gone:
+        call.jobber.db.session.rollback()
+        call.jobber.wakeup.room.hear(_again(call, claims))
+        return []
+    return _commit(call, claims)
+
+
+def _again(call: Call, claims: list[Claim]) -> News:
+    """Return the news of jobs that others have found locked meanwhile."""
+    leads = t.cast(tuple[Lead, ...], (False,) * len(call.store.Job.__claim_by__))
+    return News(jobs={Fresh(one.type, one.queue, one.priority, leads=leads): 1 for one in claims})
+
+
+def _renew(call: Call) -> None:
+    """Ask again who this is: Flask-Login, of a session kept by the server what is in it now, and the hooks.
+
+    :raises LoginRequired: when it is nobody any more.
+    """
+    call.jobber.db.session.expire_all()
+    fresh = current_app.session_interface.open_session(current_app, request)
+    if fresh is not None and dict(fresh) != dict(session):
+        session.clear()
+        session.update(fresh)
+        session.modified = False  # it is as it was found
+    g.pop("_login_user", None)
+    check_request(call.jobber)
+    call.forget_identity()

@@ -1,0 +1,269 @@
+"""What those who wait are told when a transaction commits.
+
+Verbs give hints (:func:`hint`); before the commit all hints of a transaction become one
+:class:`News`, which the store's ``teller`` sends with it. What is rolled back is not told.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import typing as t
+import uuid
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from .. import commits
+from .engines import utcnow
+from .models import UNLED, UNTYPED, JobMixin
+from .states import State
+
+if t.TYPE_CHECKING:
+    from .store import Store
+
+#: The text of a value that a scope may lead with; ``False``: not to be compared.
+Lead = str | None | t.Literal[False]
+# More than this of one transaction are not told one by one.
+_MOST = 1000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fresh:
+    """Jobs to be claimed, alike in all that is known of who may.
+
+    :param leads: their values of ``__claim_by__``.
+    """
+
+    type: str
+    queue: str
+    priority: int = 0
+    only_for: str | None = None
+    not_for: tuple[str, ...] = ()
+    leads: tuple[Lead, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What a transaction has changed for those who wait.
+
+    :param jobs: what may be claimed now, and how many of each.
+    :param more: there may be other jobs, of any kind.
+    :param due: seconds until the first of those that are to be claimed later.
+    :param left: ids of users who have logged out.
+    :param changed: ids of jobs that are not as they were.
+    """
+
+    jobs: t.Mapping[Fresh, int] = dataclasses.field(default_factory=dict)
+    more: bool = False
+    due: float | None = None
+    left: tuple[str, ...] = ()
+    changed: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.more or self.due is not None or self.left or self.changed)
+
+    def write(self) -> str:
+        """Return it as text, see :meth:`read`."""
+        jobs = [[*dataclasses.astuple(fresh), count] for fresh, count in self.jobs.items()]
+        said = {"jobs": jobs, "more": self.more, "due": self.due, "left": self.left, "changed": self.changed}
+        return json.dumps({name: value for name, value in said.items() if value or value == 0.0})
+
+    @classmethod
+    def read(cls, text: str) -> News:
+        """:raises ValueError: for what nobody of ours wrote."""
+        try:
+            said = json.loads(text)
+            jobs = {_fresh(*facts): int(count) for *facts, count in said.pop("jobs", ())}
+            left, changed = (tuple(said.pop(name, ())) for name in ("left", "changed"))
+            return cls(jobs=jobs, left=left, changed=changed, **said)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"no news: {text[:100]!r}") from error
+
+    def short(self) -> News:
+        """Return what can be told in few words."""
+        return News(more=bool(self.jobs) or self.more, due=self.due, left=self.left[:10])
+
+
+def _fresh(type: str, queue: str, priority: int, only_for: str | None, not_for: t.Any, leads: t.Any) -> Fresh:
+    return Fresh(type, queue, priority, only_for, tuple(not_for), tuple(leads))
+
+
+class Teller(t.Protocol):
+    """Tells those who wait."""
+
+    #: Seconds after which everybody looks for themselves: what is due later need not be told.
+    horizon: float
+    #: Whether anybody wants to hear of jobs that are changed.
+    watched: bool
+
+    def tell(self, store: Store, news: News) -> None:
+        """Take news of a transaction that is about to be committed."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """A part of the news of a transaction.
+
+    :param ids: of jobs that may be fit to be claimed, now or later.
+    """
+
+    store: Store
+    news: News = News()
+    ids: tuple[int, ...] = ()
+
+    def __call__(self) -> None:
+        """Nothing is left to do: it was told before the commit."""
+
+
+def hint(store: Store, **said: t.Any) -> None:
+    """Give a hint: keywords of :class:`News`, or ``ids``."""
+    ids = said.pop("ids", ())
+    commits.on_commit(store.session, Hint(store=store, news=News(**said), ids=ids))
+
+
+def hint_due(store: Store, seconds: float) -> None:
+    """Tell that something will be due, if nobody would look in time."""
+    if seconds < store.teller.horizon:
+        hint(store, due=seconds)
+
+
+def hint_new(store: Store, jobs: t.Sequence[JobMixin]) -> None:
+    """Tell of jobs that have just been inserted."""
+    ready = [job for job in jobs if job.state == State.QUEUED and job.only_for_until is None]
+    later = tuple(job.id for job in jobs if job.state == State.SCHEDULED or job.only_for_until is not None)
+    if len(jobs) > _MOST:
+        hint(store, more=True, ids=later[:_MOST])
+    else:
+        names = store.Job.__claim_by__
+        hint(store, jobs=_count(_of_object(store, job, names) for job in ready), ids=later)
+
+
+def _of_object(store: Store, job: JobMixin, names: t.Sequence[str]) -> Fresh:
+    # Not by attribute: one that is not loaded would be read from the database.
+    leads = tuple(_lead(job.__dict__.get(name, _absent(store.jobs.c[name]))) for name in names)
+    return Fresh(job.type, job.queue, job.priority, job.only_for, tuple(job.not_for or ()), leads)
+
+
+def _absent(column: sa.Column[t.Any]) -> t.Any:
+    """Return what a column holds that the app has not set: NULL, or who knows."""
+    return None if column.default is None and column.server_default is None else ...
+
+
+def _lead(value: t.Any) -> Lead:
+    return None if value is None else comparable(value)
+
+
+def comparable(value: t.Any) -> Lead:
+    """Return the text of a value when equal texts mean equal values, else ``False``."""
+    return str(value) if type(value) in (int, str, uuid.UUID) else False
+
+
+def _count(jobs: t.Iterable[Fresh]) -> dict[Fresh, int]:
+    return dict(collections.Counter(jobs))
+
+
+@event.listens_for(Session, "before_commit")
+def _tell(session: Session) -> None:
+    if not commits.is_last(session):
+        return
+    by_teller: dict[int, list[Hint]] = {}
+    for one in commits.take(session, Hint):
+        by_teller.setdefault(id(one.store.teller), []).append(one)
+    for hints in by_teller.values():
+        store = hints[0].store
+        news = _gather(store, hints)
+        if news:
+            store.teller.tell(store, news)
+
+
+def _gather(store: Store, hints: t.Sequence[Hint]) -> News:
+    news = [one.news for one in hints]
+    ids = {id for one in hints for id in one.ids}
+    news += [_read(store, sorted(ids)[:_MOST])] if ids else []
+    jobs = collections.Counter[Fresh]()
+    for one in news:
+        jobs.update(one.jobs)
+    return News(
+        jobs=dict(jobs),
+        more=any(one.more for one in news) or len(ids) > _MOST,
+        due=min((one.due for one in news if one.due is not None), default=None),
+        left=tuple(dict.fromkeys(user for one in news for user in one.left)),
+        changed=tuple(dict.fromkeys(id for one in news for id in one.changed)),
+    )
+
+
+def _read(store: Store, ids: t.Sequence[int]) -> News:
+    """Read what is to be told of jobs as they are now."""
+    c = store.jobs.c
+    waits = (State.QUEUED, State.SCHEDULED)
+    some = sa.select(*facts(store)).where(c.id.in_(ids), c.state.in_([str(state) for state in waits]))
+    return told(store, store.execute(some).all())
+
+
+def facts(store: Store) -> list[t.Any]:
+    """Return the columns from which :func:`told` makes news."""
+    c = store.jobs.c
+    plain = (c.state, c.type, c.queue, c.priority, c.only_for, c.not_for, c.run_at, c.only_for_until)
+    leads = (c[name].label(f"lead_{place}") for place, name in enumerate(store.Job.__claim_by__))
+    return [*plain, utcnow().label("now"), *leads]
+
+
+def told(store: Store, rows: t.Sequence[sa.Row[t.Any]]) -> News:
+    """Return the news that rows of :func:`facts` are."""
+    later = [row.run_at for row in rows if row.run_at > row.now]
+    wishes = [until for row in rows if (until := row.only_for_until) is not None and until > row.now]
+    soonest = min((*later, *wishes), default=None)
+    due = None if soonest is None else max((soonest - rows[0].now).total_seconds(), 0.0)
+    ready = [row for row in rows if row.state != State.SCHEDULED or row.run_at <= row.now]
+    return News(jobs=_count(_of_row(store, row) for row in ready), due=due)
+
+
+def _of_row(store: Store, row: sa.Row[t.Any]) -> Fresh:
+    leads = [getattr(row, f"lead_{place}") for place in range(len(store.Job.__claim_by__))]
+    # Others may have it too once a wish is over.
+    wish_is_over = row.only_for_until is not None and row.only_for_until <= row.now
+    only_for = None if wish_is_over else row.only_for
+    not_for, priority = tuple(row.not_for or ()), row.priority
+    return Fresh(row.type, row.queue, priority, only_for, not_for, tuple(map(_lead, leads)))
+
+
+def look(store: Store, *, everything: bool, limit: int = 100) -> tuple[News, float | None]:
+    """Look for what may be claimed now: what has become due, or ``everything``.
+
+    :returns: the news, and the seconds until the next moment at which there may be more.
+    """
+    c, now = store.jobs.c, utcnow()
+    due = [_due(store, State.SCHEDULED, c.run_at <= now), _due(store, State.LOCKED, c.locked_until <= now)]
+    due += [_due(store, State.QUEUED, sa.true())] if everything else []
+    found: list[sa.Row[t.Any]] = []
+    more = False
+    for condition in due:
+        rows = store.execute(sa.select(*facts(store)).where(condition).limit(limit)).all()
+        found += rows
+        more = more or len(rows) == limit
+    return dataclasses.replace(told(store, found), more=more, due=None), _next(store)
+
+
+def _due(store: Store, state: State, condition: t.Any) -> t.Any:
+    return sa.and_(_is(store, state), condition)
+
+
+def _is(store: Store, state: State) -> t.Any:
+    """Whether a job is in a state, with what a partial index needs to hear to be of use."""
+    marks = (UNTYPED, UNLED) if state is State.QUEUED else ()
+    said = store.jobs.c.state == sa.literal_column(f"'{state}'", sa.String())
+    return sa.and_(said, *map(sa.text, marks))
+
+
+def _next(store: Store) -> float | None:
+    """Read the seconds until the next job becomes due, a lease ends, or a wish."""
+    c, now = store.jobs.c, utcnow()
+    run_at = sa.select(sa.func.min(c.run_at)).where(_is(store, State.SCHEDULED), c.run_at > now)
+    lapse = sa.select(sa.func.min(c.locked_until)).where(_is(store, State.LOCKED), c.locked_until > now)
+    row: t.Any = store.execute(sa.select(now, run_at.scalar_subquery(), lapse.scalar_subquery())).one()
+    instants = [instant for instant in row[1:] if instant is not None]
+    return max((min(instants) - row[0]).total_seconds(), 0.0) if instants else None
