@@ -93,6 +93,14 @@ class Server:
             self._process.wait()
             self._process = None
 
+    def stop(self) -> int:
+        """Ask it to end; return its exit status."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGTERM)
+        status = self._process.wait(LIMIT)
+        self._process = None
+        return status
+
     def close(self) -> None:
         self.kill()
         self._socket.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime as dt
 import json
 import typing as t
 import uuid
@@ -52,6 +53,7 @@ class News:
     :param jobs: what may be claimed now, and how many of each.
     :param more: there may be other jobs, of any kind.
     :param due: seconds until the first of those that are to be claimed later.
+    :param wish: seconds until others may have one that is there for somebody.
     :param left: ids of users who have logged out.
     :param changed: ids of jobs that are not as they were.
     """
@@ -59,17 +61,22 @@ class News:
     jobs: t.Mapping[Fresh, int] = dataclasses.field(default_factory=dict)
     more: bool = False
     due: float | None = None
+    wish: float | None = None
     left: tuple[str, ...] = ()
     changed: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.jobs or self.more or self.due is not None or self.left or self.changed)
+        timed = self.due is not None or self.wish is not None
+        return bool(self.jobs or self.more or timed or self.left or self.changed)
 
     def write(self) -> str:
         """Return it as text, see :meth:`read`."""
         jobs = [[*dataclasses.astuple(fresh), count] for fresh, count in self.jobs.items()]
-        said = {"jobs": jobs, "more": self.more, "due": self.due, "left": self.left, "changed": self.changed}
-        return json.dumps({name: value for name, value in said.items() if value or value == 0.0})
+        said = {
+            "jobs": jobs, "more": self.more, "due": self.due, "wish": self.wish, "left": self.left,
+            "changed": self.changed,
+        }  # fmt: skip
+        return json.dumps({name: value for name, value in said.items() if value not in (None, False, (), [])})
 
     @classmethod
     def read(cls, text: str) -> News:
@@ -84,7 +91,7 @@ class News:
 
     def short(self) -> News:
         """Return what can be told in few words."""
-        return News(more=bool(self.jobs) or self.more, due=self.due, left=self.left[:10])
+        return News(more=bool(self.jobs) or self.more, due=self.due, wish=self.wish, left=self.left[:10])
 
 
 def _fresh(type: str, queue: str, priority: int, only_for: str | None, not_for: t.Any, leads: t.Any) -> Fresh:
@@ -191,6 +198,7 @@ def _gather(store: Store, hints: t.Sequence[Hint]) -> News:
         jobs=dict(jobs),
         more=any(one.more for one in news) or len(ids) > _MOST,
         due=min((one.due for one in news if one.due is not None), default=None),
+        wish=min((one.wish for one in news if one.wish is not None), default=None),
         left=tuple(dict.fromkeys(user for one in news for user in one.left)),
         changed=tuple(dict.fromkeys(id for one in news for id in one.changed)),
     )
@@ -216,10 +224,13 @@ def told(store: Store, rows: t.Sequence[sa.Row[t.Any]]) -> News:
     """Return the news that rows of :func:`facts` are."""
     later = [row.run_at for row in rows if row.run_at > row.now]
     wishes = [until for row in rows if (until := row.only_for_until) is not None and until > row.now]
-    soonest = min((*later, *wishes), default=None)
-    due = None if soonest is None else max((soonest - rows[0].now).total_seconds(), 0.0)
     ready = [row for row in rows if row.state != State.SCHEDULED or row.run_at <= row.now]
-    return News(jobs=_count(_of_row(store, row) for row in ready), due=due)
+    jobs = _count(_of_row(store, row) for row in ready)
+    return News(jobs=jobs, due=_seconds(rows, later), wish=_seconds(rows, wishes))
+
+
+def _seconds(rows: t.Sequence[sa.Row[t.Any]], instants: t.Collection[dt.datetime]) -> float | None:
+    return (min(instants) - rows[0].now).total_seconds() if instants else None
 
 
 def _of_row(store: Store, row: sa.Row[t.Any]) -> Fresh:

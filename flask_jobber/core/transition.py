@@ -142,7 +142,8 @@ def announce(store: Store, changes: t.Sequence[Change]) -> None:
     _hint(store, changes)
     owners = _owners(store, changes)
     for change in changes:
-        forget(store, change.job_id)
+        if change.verb is not Verb.ENQUEUE:  # what has just been inserted is as it is in the session
+            forget(store, change.job_id)
         facts = {"job_id": change.job_id, "attempt": change.attempt, "locker": change.locker}
         if change.job_id in owners:
             facts["owner"] = owners[change.job_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import selectors
 import socket
 import ssl
@@ -25,9 +26,10 @@ def socket_of(environ: t.Mapping[str, t.Any]) -> socket.socket | None:
 def is_gone(client: socket.socket) -> bool:
     """Whether the client has closed its side."""
     try:
-        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except (BlockingIOError, InterruptedError):
-        return False
+        # Asked first, as gevent's sockets wait for data whatever the flags.
+        poll = select.poll()
+        poll.register(client, select.POLLIN)
+        return bool(poll.poll(0)) and client.recv(1, socket.MSG_PEEK) == b""
     except OSError:
         return True
 

@@ -164,7 +164,7 @@ class Wakeup:
         if everything:
             self._full = began + min(self.horizon, self.transport.look_every or math.inf)
         self._due = min(self._full, math.inf if following is None else now + following)
-        self.room.hear(news)
+        self._take(news)
 
     def _hear(self, text: str) -> None:
         try:
@@ -172,8 +172,13 @@ class Wakeup:
         except ValueError as error:
             logger.warning("%s", error, extra={"action": "listen"})
             return
-        if news.due is not None:
-            self._due = min(self._due, time.monotonic() + news.due)
+        self._take(news)
+
+    def _take(self, news: News) -> None:
+        now = time.monotonic()
+        if news.wish is not None:  # no index leads to those whose time is over
+            self._full = min(self._full, now + news.wish)
+        self._due = min(self._due, self._full, math.inf if news.due is None else now + news.due)
         self.room.hear(news)
 
 
