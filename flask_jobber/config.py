@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing as t
+from urllib.parse import urlsplit
 
 from .errors import SetupError
 
@@ -72,6 +73,7 @@ _POSITIVE = {
 # A century of seconds: instants must stay within what databases know.
 _MOST = 3_155_760_000
 _MOST_BYTES = 2**53
+_WAKEUP_SCHEMES = ("redis", "rediss", "unix")
 _TYPES: dict[str, t.Any] = {"int": (int,), "float": (int, float), "bool": (bool,)}
 
 
@@ -96,7 +98,13 @@ def _read(key: str, value: t.Any) -> tuple[str, t.Any]:
     try:
         return name, _check(name, value)
     except (TypeError, ValueError) as error:
-        raise SetupError(f"{PREFIX}{key} cannot be {value!r}: {error}") from error
+        raise SetupError(f"{PREFIX}{key} cannot be {_told(value)!r}: {error}") from error
+
+
+def _told(value: t.Any) -> t.Any:
+    # What follows the scheme of a URL may hold a password.
+    scheme, found, _ = value.partition("://") if isinstance(value, str) else ("", "", "")
+    return f"{scheme}://…" if found else value
 
 
 def _check(name: str, value: t.Any) -> t.Any:
@@ -108,8 +116,10 @@ def _check(name: str, value: t.Any) -> t.Any:
         return value
     if name == "trusted_origins":
         return _origins(value)
-    if name in ("attachments_url", "wakeup_url"):
+    if name == "attachments_url":
         return _url(value)
+    if name == "wakeup_url":
+        return _wakeup_url(value)
     return _plain(name, value)
 
 
@@ -123,6 +133,13 @@ def _url(value: t.Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise TypeError("it is a folder, or a URL")
     return value or None
+
+
+def _wakeup_url(value: t.Any) -> str | None:
+    url = _url(value)
+    if url is not None and urlsplit(url).scheme not in _WAKEUP_SCHEMES:
+        raise ValueError("it is redis://…, rediss://… or unix://…")
+    return url
 
 
 def _plain(name: str, value: t.Any) -> t.Any:

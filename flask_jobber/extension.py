@@ -56,6 +56,7 @@ from .hooks import AnySchema, Function, Registry
 from .owners import Owners
 from .schedules import Schedules
 from .wakeup.choice import choose
+from .wakeup.redis import find_broker
 from .wakeup.wakeup import Wakeup
 from .worker.handlers import Handlers
 
@@ -151,6 +152,7 @@ class Jobber(Schedules, Owners, Attachments):
         """Read the settings of an app. Registering the blueprint does this too.
 
         :raises SetupError: for a bad setting, or a second Jobber of the same name.
+        :raises ImportError: for a setting that needs an extra which is not there.
         """
         known = app.extensions.setdefault("jobber", {})
         if known.setdefault(self.name, self) is not self:
@@ -167,7 +169,8 @@ class Jobber(Schedules, Owners, Attachments):
             with app.app_context():
                 return look_for_jobs(self.store(), everything=everything)
 
-        return Wakeup(look, lambda: choose(self.store()), settings.lease_seconds)
+        broker = find_broker(settings.wakeup_url) if settings.wakeup_url else None
+        return Wakeup(look, lambda: choose(self.store(), broker), settings.lease_seconds)
 
     def _read_settings(self, app: Flask) -> Settings:
         settings = read_settings(app.config, self._settings)

@@ -24,18 +24,19 @@ from race_support import LIMIT, add_effects
 from support import PREFIX, World
 
 _HERE = pathlib.Path(__file__).parent
+_PLAIN = ("/clock", "/waiting")
 _THREADS = ("--threads", "8", "--log-level", "error")
 #: Programs that serve the app from a socket which they inherit.
 GUNICORN = (sys.executable, "-m", "gunicorn", *_THREADS, "--bind", "fd://{fd}", "served:create_app()")
 WERKZEUG = (sys.executable, str(_HERE / "served.py"), "{fd}")
 
 
-def make_served(url: str, *, broken: bool = False) -> tuple[World, sa.Table]:
+def make_served(url: str, *, broken: bool = False, **config: t.Any) -> tuple[World, sa.Table]:
     """Return a world in which everyone may do everything, and the table its processor writes to.
 
     :param broken: whether the processor breaks on every fifth result.
     """
-    world = World(url, scoped=False, JOBBER_TIDY_SECONDS=0)
+    world = World(url, scoped=False, JOBBER_TIDY_SECONDS=0, **config)
     effects = add_effects(world.db.metadata)
     world.jobber.permission(lambda action, job: True)
 
@@ -50,11 +51,28 @@ def make_served(url: str, *, broken: bool = False) -> tuple[World, sa.Table]:
 
 def create_app() -> Flask:
     """Return the app that a :class:`Server` serves."""
-    world, _ = make_served(os.environ["SERVED_URL"], broken=True)
+    config = json.loads(os.environ.get("SERVED_CONFIG", "{}"))
+    world, _ = make_served(os.environ["SERVED_URL"], broken=True, **config)
     world.app.add_url_rule("/clock", view_func=lambda: {"now": time.time()})
+    world.app.add_url_rule("/waiting", view_func=_view_of_waiting(world))
     if "SERVED_DIES" in os.environ:
         job_enqueued.connect(_die_once, weak=False)
     return world.app
+
+
+def _view_of_waiting(world: World) -> t.Callable[[], dict[str, int]]:
+    """Return a view that tells who waits for news, and how many statements there have been."""
+    statements: list[str] = []
+    with world.app.app_context():
+        sa.event.listen(world.db.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+
+    def view() -> dict[str, int]:
+        wakeup = world.jobber.wakeup
+        idle = sum(one.looking is None and not one.calls for one in list(wakeup.room._waiters))
+        listening = wakeup._ear is not None and wakeup._full > 0
+        return {"waiting": idle if listening else 0, "statements": len(statements)}
+
+    return view
 
 
 def _die_once(sender: object, **facts: t.Any) -> None:
@@ -124,7 +142,7 @@ class Remote:
 
         :raises Unacknowledged: when there is none, or the server is busy.
         """
-        path = path if path.startswith(PREFIX) or path == "/clock" else PREFIX + path
+        path = path if path.startswith(PREFIX) or path in _PLAIN else PREFIX + path
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=LIMIT)
         try:
             connection.request(method, path, json.dumps(body or {}), {**self._headers, **(headers or {})})

@@ -254,6 +254,7 @@ def test_the_package_needs_no_extra() -> None:
         "authlib",
         "flask_wtf",
         "fsspec",
+        "redis",
     )
     without = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))"
     assert "Jobber" in run(f"{without}; import flask_jobber; print(flask_jobber.Jobber)")

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from .. import commits
 from .engines import utcnow
 from .models import UNLED, UNTYPED, JobMixin
+from .payload import MAX_ID
 from .states import State
 
 if t.TYPE_CHECKING:
@@ -29,6 +30,10 @@ if t.TYPE_CHECKING:
 Lead = str | None | t.Literal[False]
 # More than this of one transaction are not told one by one.
 _MOST = 1000
+# Characters that are read at all: every way has shorter news.
+_MOST_TEXT = 65_536
+# Seconds: no instant of a database is further ahead.
+_LATEST = 1e12
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,13 +85,15 @@ class News:
 
     @classmethod
     def read(cls, text: str) -> News:
-        """:raises ValueError: for what nobody of ours wrote."""
+        """Others may be able to write where it comes from, so that nothing of it is trusted.
+
+        :raises ValueError: for what nobody of ours wrote.
+        """
         try:
+            _check(len(text) <= _MOST_TEXT)
             said = json.loads(text)
-            jobs = {_fresh(*facts): int(count) for *facts, count in said.pop("jobs", ())}
-            left, changed = (tuple(said.pop(name, ())) for name in ("left", "changed"))
-            return cls(jobs=jobs, left=left, changed=changed, **said)
-        except (TypeError, AttributeError) as error:
+            return cls(**{name: _READERS[name](value) for name, value in said.items()})
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise ValueError(f"no news: {text[:100]!r}") from error
 
     def short(self) -> News:
@@ -94,8 +101,64 @@ class News:
         return News(more=bool(self.jobs) or self.more, due=self.due, wish=self.wish, left=self.left[:10])
 
 
-def _fresh(type: str, queue: str, priority: int, only_for: str | None, not_for: t.Any, leads: t.Any) -> Fresh:
-    return Fresh(type, queue, priority, only_for, tuple(not_for), tuple(leads))
+def _check(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _read_jobs(value: t.Any) -> dict[Fresh, int]:
+    return {_read_fresh(*facts): _read_whole(count) for *facts, count in _read_list(value)}
+
+
+def _read_fresh(type_: t.Any, queue: t.Any, priority: t.Any, only_for: t.Any, *more: t.Any) -> Fresh:
+    not_for, leads = more
+    _check(type(priority) is int and abs(priority) <= MAX_ID)
+    _check(all(lead is None or lead is False or isinstance(lead, str) for lead in _read_list(leads)))
+    for_ = None if only_for is None else _read_text(only_for)
+    return Fresh(_read_text(type_), _read_text(queue), priority, for_, _read_texts(not_for), tuple(leads))
+
+
+def _read_list(value: t.Any) -> list[t.Any]:
+    _check(isinstance(value, list))
+    return t.cast(list[t.Any], value)
+
+
+def _read_text(value: t.Any) -> str:
+    _check(isinstance(value, str))
+    return t.cast(str, value)
+
+
+def _read_texts(value: t.Any) -> tuple[str, ...]:
+    return tuple(map(_read_text, _read_list(value)))
+
+
+def _read_whole(value: t.Any) -> int:
+    _check(type(value) is int and 1 <= value <= MAX_ID)
+    return t.cast(int, value)
+
+
+def _read_wholes(value: t.Any) -> tuple[int, ...]:
+    return tuple(map(_read_whole, _read_list(value)))
+
+
+def _read_seconds(value: t.Any) -> float:
+    _check(type(value) in (int, float) and 0 <= value <= _LATEST)  # nor is NaN
+    return t.cast(float, value)
+
+
+def _read_more(value: t.Any) -> bool:
+    _check(isinstance(value, bool))
+    return t.cast(bool, value)
+
+
+_READERS: dict[str, t.Callable[[t.Any], t.Any]] = {
+    "jobs": _read_jobs,
+    "more": _read_more,
+    "due": _read_seconds,
+    "wish": _read_seconds,
+    "left": _read_texts,
+    "changed": _read_wholes,
+}
 
 
 class Teller(t.Protocol):

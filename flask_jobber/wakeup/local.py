@@ -6,7 +6,7 @@ import functools
 
 from ..commits import on_commit
 from ..core.store import Store
-from .transport import LocalEar
+from .transport import LocalEar, WireEar
 
 
 class Local:
@@ -17,7 +17,7 @@ class Local:
 
     def __init__(self, look_every: float | None = None) -> None:
         self.look_every = look_every
-        self._ears: list[LocalEar] = []
+        self._ears: list[LocalEar | WireEar] = []
 
     def tell(self, store: Store, text: str) -> None:
         on_commit(store.session, functools.partial(self.say, text))
@@ -26,7 +26,7 @@ class Local:
         for ear in tuple(self._ears):
             ear.hear(text)
 
-    def listen(self) -> LocalEar:
+    def listen(self) -> LocalEar | WireEar:
         ear = LocalEar(self._ears.remove)
         self._ears.append(ear)
         return ear

@@ -6,18 +6,13 @@ happens untold. PostgreSQL sends its notifications one commit after the other.
 
 from __future__ import annotations
 
-import os
 import selectors
-import socket
 import typing as t
 
 import sqlalchemy as sa
 
 from ..core.store import Store
-from .transport import Bell
-
-# Seconds after which a connection is asked for a sign of life, and how many are let go by.
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+from .transport import Bell, keep_alive
 
 
 class Postgres:
@@ -58,7 +53,7 @@ class PostgresEar:
             self._connection.autocommit = True
             quoted = engine.dialect.identifier_preparer.quote_identifier(channel)
             self._connection.execute(f"LISTEN {quoted}")
-            _keep_alive(self._connection.fileno())
+            keep_alive(self._connection.fileno())
             for one in (self._connection, self._bell):
                 self._selector.register(one.fileno(), selectors.EVENT_READ)
         except BaseException:
@@ -77,13 +72,3 @@ class PostgresEar:
         self._selector.close()
         self._bell.close()
         self._connection.close()
-
-
-def _keep_alive(fileno: int) -> None:
-    """Let the system notice when the server is gone without a word."""
-    with socket.socket(fileno=os.dup(fileno)) as same:
-        if same.family in (socket.AF_INET, socket.AF_INET6):
-            same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEPALIVE.items():
-                if hasattr(socket, name):
-                    same.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

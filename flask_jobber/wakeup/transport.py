@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import os
 import queue
+import selectors
 import socket
 import typing as t
 
 from ..core.store import Store
+
+# Seconds after which a connection is asked for a sign of life, and how many are let go by.
+_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 class Ear(t.Protocol):
@@ -95,3 +101,49 @@ class LocalEar:
 
     def close(self) -> None:
         self._leave(self)
+
+
+class WireEar:
+    """Hears what is told in this process, and what comes by a file descriptor."""
+
+    def __init__(self, leave: t.Callable[[t.Any], None]) -> None:
+        self._told: collections.deque[str] = collections.deque()
+        self._leave = leave
+        self._bell, self._selector = Bell(), selectors.DefaultSelector()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+
+    def attend(self, fileno: int) -> None:
+        """Wake up when there is something to be read, see :meth:`receive`."""
+        self._selector.register(fileno, selectors.EVENT_READ)
+
+    def receive(self) -> list[str]:
+        """Return what has come, without waiting."""
+        raise NotImplementedError
+
+    def hear(self, text: str) -> None:
+        self._told.append(text)
+        self._bell.ring()
+
+    def wait(self, seconds: float | None) -> list[str]:
+        self._selector.select(seconds)
+        self._bell.hush()
+        told = [self._told.popleft() for _ in range(len(self._told))]
+        return told + self.receive()
+
+    def stir(self) -> None:
+        self._bell.ring()
+
+    def close(self) -> None:
+        self._leave(self)
+        self._selector.close()
+        self._bell.close()
+
+
+def keep_alive(fileno: int) -> None:
+    """Let the system notice when the other side is gone without a word."""
+    with socket.socket(fileno=os.dup(fileno)) as same:
+        if same.family in (socket.AF_INET, socket.AF_INET6):
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in _KEEPALIVE.items():
+                if hasattr(socket, name):
+                    same.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -26,6 +26,8 @@ _MOST_BYTES = 7_900
 # Seconds after which a thread that listens for nobody ends.
 _REST = 60.0
 _LONGEST_PAUSE = 15.0
+# The system knows of no wait over 24 days.
+_LONGEST_WAIT = 86_400.0
 
 
 class Wakeup:
@@ -154,7 +156,7 @@ class Wakeup:
         elif self._due <= now:
             self._due = math.inf  # whoever comes next looks
         until = self._due if len(self.room) else min(self._due, now + _REST)
-        for text in ear.wait(None if until == math.inf else max(until - time.monotonic(), 0)):
+        for text in ear.wait(min(max(until - time.monotonic(), 0), _LONGEST_WAIT)):
             self._hear(text)
 
     def _look(self, *, everything: bool) -> None:
