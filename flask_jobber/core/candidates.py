@@ -79,7 +79,6 @@ class Wanted:
             self.now is None,
             self.min_priority is None,
             self.max_priority is None,
-            self.limit,
             self.window,
             self.reserved,
         )
@@ -89,6 +88,7 @@ class Wanted:
         names = names_of(self.locker)
         given = {
             "locker": self.locker,
+            "limit": self.limit,
             "least": self.min_priority,
             "most": self.max_priority,
             "lease": store.settings.lease_seconds if self.lease_seconds is None else self.lease_seconds,

@@ -22,6 +22,9 @@ Rows = t.Sequence[sa.Row[t.Any]]
 # Jobs that rivals hold locked at this moment are skipped; this many more are looked at
 # than are wanted, before a second look at eight times as many.
 _SPARE = 12
+# A window is sized for one of these numbers of jobs: each size is a statement of its own, and
+# the first executions of one cost 100 ms, to build, compile and plan.
+_SIZES = (1, 3, 10, 30, 100)
 # Rounds of a claim that meets jobs to be ended; each ends up to a thousand.
 _MOST_ROUNDS = 50
 
@@ -53,7 +56,7 @@ def claim(store: Store, wanted: Wanted) -> list[Claim]:
     :raises TooManyClaims: when the login holds ``MAX_OPEN_CLAIMS`` jobs.
     """
     limit = min(wanted.limit, check_room(store, wanted.locker))
-    window, claims = 4 * limit + _SPARE, list[Claim]()
+    window, claims = 4 * _size(limit) + _SPARE, list[Claim]()
     for _ in range(_MOST_ROUNDS):
         wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window)
         rows, crowded = _take(store, wanted)
@@ -70,6 +73,11 @@ def claim(store: Store, wanted: Wanted) -> list[Claim]:
     if claims:
         hint_due(store, min(one.lease_seconds for one in claims))
     return claims
+
+
+def _size(limit: int) -> int:
+    """Return the number of jobs for which a claim of so many is sized."""
+    return next((size for size in _SIZES if size >= limit), limit)
 
 
 def _claim(row: sa.Row[t.Any]) -> Claim:
@@ -98,7 +106,7 @@ def _take(store: Store, wanted: Wanted) -> tuple[Rows, bool]:
     levels = find.read_levels(store, wanted)
     if store.engine_name == "sqlite":
         # Nobody else can hold a lock meanwhile: there is no more to look at than is wanted.
-        wanted = dataclasses.replace(wanted, window=wanted.limit)
+        wanted = dataclasses.replace(wanted, window=_size(wanted.limit))
         rows, crowded = _lock_in_sqlite(store, wanted, levels), False
     else:
         rows, crowded = _lock_in_mysql(store, wanted, levels)
@@ -177,7 +185,7 @@ def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
         .select_from(found.join(store.jobs, found.c.id == c.id))
         .where(find.due(store, wanted.clock), wanted.scope.template, *find.wished(store, wanted))
         .order_by(found.c.priority.desc(), found.c.run_at, found.c.id)
-        .limit(find.number(wanted.limit))
+        .limit(missed("limit", sa.Integer()))
         .with_for_update(of=store.jobs, skip_locked=True)
         .cte("picked")
     )
@@ -224,7 +232,7 @@ def _select(columns: dict[str, t.Any]) -> sa.Select[t.Any]:
 
 def _lock_in_sqlite(store: Store, wanted: Wanted, levels: Levels) -> Rows:
     def build() -> sa.Executable:
-        best = find.candidates(store, wanted, levels).subquery()
+        best = find.candidates(store, wanted, levels).limit(missed("limit", sa.Integer())).subquery()
         chosen = store.jobs.c.id.in_(sa.select(best.c.id))
         guard = (chosen, find.still(find.due(store, wanted.clock), wanted.scope.template))
         return store.locking(_before(store, wanted), *guard)
