@@ -16,7 +16,7 @@ from .news import hint_due
 from .quota import check_room
 from .states import State, Verb
 from .store import Store, missed
-from .transition import Change, announce, record
+from .transition import Change, announce, is_heard, record
 
 Rows = t.Sequence[sa.Row[t.Any]]
 # Jobs that rivals hold locked at this moment are skipped; this many more are looked at
@@ -24,7 +24,7 @@ Rows = t.Sequence[sa.Row[t.Any]]
 _SPARE = 12
 # A window is sized for one of these numbers of jobs: each size is a statement of its own, and
 # the first executions of one cost 100 ms, to build, compile and plan.
-_SIZES = (1, 3, 10, 30, 100)
+_SIZES = (1, 10, 40, 100)
 # Rounds of a claim that meets jobs to be ended; each ends up to a thousand.
 _MOST_ROUNDS = 50
 
@@ -166,7 +166,8 @@ def _before(store: Store, wanted: Wanted) -> list[t.Any]:
 def _take_in_one(store: Store, wanted: Wanted) -> tuple[Rows, bool]:
     found = store.run(("claim", wanted.key), lambda: _statement(store, wanted), wanted.values(store)).all()
     rows = [row for row in found if row.id is not None]
-    announce(store, [change for row in rows if row.live for change in _changes(wanted, row)])
+    if is_heard(store):
+        announce(store, [change for row in rows if row.live for change in _changes(wanted, row)])
     return rows, not rows and found[0].crowded
 
 

@@ -137,6 +137,12 @@ def _check(changes: t.Iterable[Change]) -> None:
         assert change.to_state in row.to_states, f"no such transition: {change}"
 
 
+def is_heard(store: Store) -> bool:
+    """Whether somebody hears of changes, or the session holds objects of what may be changed."""
+    signals_ = (*_SIGNALS.values(), *_SIGNALS_OF_VERBS.values())
+    return bool(store.session.identity_map) or any(signal.receivers for signal in signals_)
+
+
 def announce(store: Store, changes: t.Sequence[Change]) -> None:
     """Announce the signals of what has been written, and the news of it."""
     _hint(store, changes)

@@ -331,9 +331,11 @@ class Feed:
 
     def _begun(self, job: Job) -> None:
         limit = self._handlers[job.type].limit(job)
+        if limit is None:
+            return
         with self._plan.bell:
             run = self._handled().get(job)
-            if limit is not None and run is not None:
+            if run is not None:
                 run.limit, run.deadline = limit, time.monotonic() + limit
                 self._plan.bell.notify_all()
 

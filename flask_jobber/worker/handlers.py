@@ -69,11 +69,11 @@ class Handler:
     process: bool = False
     callbacks: list[t.Callable[..., t.Any]] = dataclasses.field(default_factory=list)
     errbacks: list[t.Callable[..., t.Any]] = dataclasses.field(default_factory=list)
+    #: Whether it runs on the event loop.
+    is_async: bool = dataclasses.field(init=False)
 
-    @property
-    def is_async(self) -> bool:
-        """Whether it runs on the event loop."""
-        return inspect.iscoroutinefunction(self.function)
+    def __post_init__(self) -> None:
+        self.is_async = inspect.iscoroutinefunction(self.function)
 
     def __call__(self, job: Job) -> t.Any:
         return self.function(job)

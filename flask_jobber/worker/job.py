@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import threading
 import time
 import typing as t
 
@@ -47,7 +46,7 @@ class Job:
     extras: dict[str, t.Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._gone = threading.Event()
+        self._gone = False
         self._news: dict[str, t.Any] = {}
         self._on_news: t.Callable[[], None] = lambda: None
         self._on_begin: t.Callable[[], None] = lambda: None
@@ -58,7 +57,7 @@ class Job:
     @property
     def cancelled(self) -> bool:
         """Whether the work is for nothing: cancelled, lost to another, or over its time."""
-        return self._gone.is_set()
+        return self._gone
 
     @property
     def lease_left(self) -> float:
@@ -117,7 +116,7 @@ class Job:
 
     def abandon(self) -> None:
         """Tell the handler that the work is for nothing."""
-        self._gone.set()
+        self._gone = True
 
     def take_news(self) -> dict[str, t.Any]:
         """Return the progress that was told since the last time."""
