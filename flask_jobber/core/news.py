@@ -81,7 +81,7 @@ class News:
             "jobs": jobs, "more": self.more, "due": self.due, "wish": self.wish, "left": self.left,
             "changed": self.changed,
         }  # fmt: skip
-        return json.dumps({name: value for name, value in said.items() if value not in (None, False, (), [])})
+        return json.dumps({name: value for name, value in said.items() if value or isinstance(value, float)})
 
     @classmethod
     def read(cls, text: str) -> News:

@@ -139,8 +139,9 @@ def _check(changes: t.Iterable[Change]) -> None:
 
 def is_heard(store: Store) -> bool:
     """Whether somebody hears of changes, or the session holds objects of what may be changed."""
-    signals_ = (*_SIGNALS.values(), *_SIGNALS_OF_VERBS.values())
-    return bool(store.session.identity_map) or any(signal.receivers for signal in signals_)
+    if store.session.identity_map or store.teller.watched:
+        return True
+    return any(signal.receivers for signal in (*_SIGNALS.values(), *_SIGNALS_OF_VERBS.values()))
 
 
 def announce(store: Store, changes: t.Sequence[Change]) -> None:
