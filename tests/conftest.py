@@ -82,6 +82,7 @@ def make_world() -> t.Iterator[MakeWorld]:
     yield make
     for world in made:
         with world.app.app_context():
+            world.jobber.wakeup.close()
             world.db.session.remove()
             for engine in world.db.engines.values():
                 engine.dispose()

@@ -206,7 +206,7 @@ def test_the_client_stands_alone() -> None:
 def test_the_server_does_without_the_client() -> None:
     """What hands jobs out never asks itself for one; a worker may be told to."""
     users = {f.module for f in all_imports() if f.is_ours and part(f.name) == ALONE != part(f.module)}
-    assert users == {"flask_jobber.worker.http", "flask_jobber.worker.command"}
+    assert users == {f"flask_jobber.worker.{name}" for name in ("http", "scout", "command")}
 
 
 def test_a_missing_extra_says_what_to_install() -> None:

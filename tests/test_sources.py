@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import json
+import math
 import threading
 import typing as t
 
+import httpx2
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
@@ -24,14 +27,16 @@ from flask_jobber.worker.http import HttpSource
 from flask_jobber.worker.job import Job
 from flask_jobber.worker.plan import Orders
 from flask_jobber.worker.run import Failed, Outcome, Released, Succeeded
-from flask_jobber.worker.source import Away, Beat, Refused, Settlement, Source, Told, Wish
+from flask_jobber.worker.source import Away, Beat, Refused, Settlement, Source, Told, Unheard, Wish
 from flask_jobber.worker.worker import Worker
+from race_support import until
 from support import PREFIX, World
 from worker_support import handlers, load
 from worker_support import quick as quick
 
 NODE = "node-1"
 WISH = Wish(10, ("work",))
+LIMIT = 20
 
 
 class Rig:
@@ -214,6 +219,138 @@ def test_jobs_for_others_are_left_to_them(rig: Rig) -> None:
     rig.world.enqueue(not_for=NODE)
     mine = rig.world.enqueue(only_for=NODE)
     assert [job.id for job in rig.take()] == [mine]
+
+
+# -- waiting ------------------------------------------------------------------------------
+
+
+class Ring:
+    """Counts how often it was called; a test may wait for it."""
+
+    def __init__(self) -> None:
+        self._rung = threading.Semaphore(0)
+
+    def __call__(self) -> None:
+        self._rung.release()
+
+    def comes(self) -> bool:
+        return self._rung.acquire(timeout=LIMIT)
+
+
+def listen(rig: Rig) -> Ring:
+    ring = Ring()
+    rig.source.listen(ring)
+    return ring
+
+
+def test_a_source_that_is_listened_to_rings(rig: Rig) -> None:
+    """After a claim that came back empty, and again after the next."""
+    ring = listen(rig)
+    for _ in range(2):
+        assert rig.source.exchange([], [], WISH).retry_after == math.inf
+        job_id = rig.world.enqueue()
+        assert ring.comes()
+        answer = rig.source.exchange([], [], WISH)
+        assert [job.id for job in answer.jobs] == [job_id]
+
+
+def test_heartbeats_and_results_go_on_meanwhile(rig: Rig) -> None:
+    """Nothing of them ends the listening."""
+    ring = listen(rig)
+    job, other = rig.one(), rig.one()
+    assert rig.source.exchange([], [], WISH).retry_after == math.inf
+    [told, beat] = rig.source.exchange([Settlement(job, Succeeded())], [Beat(other)], None).told
+    assert (told.code, beat.code) == (None, None)
+    rig.world.enqueue()
+    assert ring.comes()
+
+
+def test_all_there_is_comes_at_the_ring(rig: Rig) -> None:
+    """Not only the job for which it was rung, and no more than is wished for."""
+    ring = listen(rig)
+    rig.take()
+    jobs = {rig.world.enqueue() for _ in range(4)}
+    assert ring.comes()
+    first = {job.id for job in rig.take(limit=3)}
+    assert len(first) == 3
+    assert first | {job.id for job in rig.take(limit=3)} == jobs
+
+
+def test_who_rests_holds_nothing(rig: Rig) -> None:
+    """What came meanwhile is told, to be given back, and others get what comes."""
+    ring = listen(rig)
+    rig.take()
+    rig.world.enqueue()
+    assert ring.comes()
+    for job in rig.source.rest():
+        assert rig.settle(job, Released()).code is None
+    [job] = rig.connect("node-2").exchange([], [], WISH).jobs
+    rig.take()
+    assert rig.source.rest() == rig.source.rest() == []
+    assert rig.source.held() == []
+
+
+class Gateway:
+    """Answers for a server without jobs; ``waits`` is what claims that wait get, in order."""
+
+    def __init__(self, *waits: httpx2.Response) -> None:
+        self._waits = list(waits)
+        self.asked = threading.Semaphore(0)
+        self.ring = Ring()
+        transport = httpx2.MockTransport(self._answer)
+        client = JobberClient("http://gateway/jobber", node=NODE, patience=0, transport=transport)
+        self.source = HttpSource(client, NODE, "gateway")
+        self.source.listen(self.ring)
+
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        if "wait_seconds" in json.loads(request.content or b"{}"):
+            self.asked.release()
+            return self._waits.pop(0)
+        empty = {"jobs": [], "outcomes": [], "retry_after": 7.0}
+        return httpx2.Response(200, json=empty)
+
+    def claim(self) -> float:
+        return self.source.exchange([], [], WISH).retry_after
+
+
+def test_where_no_wait_is_to_be_had_it_asks_as_told() -> None:
+    """After a second failure at once: each is followed by a look at what is held, then it is tried again."""
+    gateway = Gateway(*(httpx2.Response(504) for _ in range(3)))
+    for _ in range(2):
+        assert gateway.claim() == math.inf
+        assert gateway.ring.comes()
+        with pytest.raises(Unheard, match="504"):
+            gateway.claim()
+        assert gateway.source.held() == []
+    assert gateway.claim() == 7
+    assert gateway.claim() == math.inf
+    assert gateway.ring.comes()
+    gateway.source.close()
+
+
+def test_a_server_that_does_not_wait_is_asked_as_told() -> None:
+    """Not at once again."""
+    nothing = {"jobs": [], "retry_after": 60}
+    gateway = Gateway(httpx2.Response(200, json=nothing))
+    assert gateway.claim() == math.inf
+    assert gateway.asked.acquire(timeout=LIMIT)
+    gateway.source.close()
+    assert not gateway.asked.acquire(timeout=0)
+
+
+def test_a_client_that_waits_is_stopped_soon(make_world: MakeWorld, sqlite_url: str) -> None:
+    """It is not to wait to the end, and holds nothing."""
+    world, stop = make_world(sqlite_url, scoped=False, **CONFIG), threading.Event()
+    done: list[int] = []
+    with served(world) as address, JobberClient(address, auth="robot") as client:
+        work = threading.Thread(target=lambda: done.append(client.work({"work": str}, stop=stop)))
+        work.start()
+        job_id = world.enqueue()
+        until(lambda: world.job(job_id).state == "succeeded", "the job's end")
+        stop.set()
+        work.join(5)
+        assert (work.is_alive(), done) == (False, [1])
+        assert client.claims() == []
 
 
 # -- ends ---------------------------------------------------------------------------------

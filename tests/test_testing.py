@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import subprocess
 import sys
 import threading
@@ -793,6 +794,20 @@ def test_the_fake_source_goes_away() -> None:
     assert take(source) == []
     source.travel(5)
     assert [job.data for job in take(source)] == [2]
+
+
+def test_the_fake_source_rings_who_listens() -> None:
+    """When there may be a job: a new one, one that is due, one that was given back."""
+    source, rings = FakeSource(), list[str]()
+    source.listen(lambda: rings.append("!"))
+    assert source.exchange([], [], WISH).retry_after == math.inf
+    source.add("work")
+    assert rings.pop() == "!"
+    [job] = take(source)
+    settle(source, job, Released(30))
+    source.travel(30)
+    assert rings == ["!", "!"]
+    assert source.rest() == []
 
 
 def test_a_handler_can_be_tested_without_any_database() -> None:

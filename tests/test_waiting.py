@@ -50,12 +50,9 @@ def pool() -> t.Iterator[Pool]:
 
 
 @pytest.fixture
-def patient(make_world: MakeWorld, db_url: str) -> t.Iterator[World]:
+def patient(make_world: MakeWorld, db_url: str) -> World:
     """An app whose requests may wait, and on MariaDB too for nothing but what they hear."""
-    world = make_world(db_url, JOBBER_MAX_WAITERS=MANY, JOBBER_IDLE_SECONDS=3600)
-    yield world
-    with world.app.app_context():
-        world.jobber.wakeup.close()
+    return make_world(db_url, JOBBER_MAX_WAITERS=MANY, JOBBER_IDLE_SECONDS=3600)
 
 
 def until(condition: t.Callable[[], bool]) -> None:

@@ -439,3 +439,39 @@ def test_it_tidies_meanwhile(impatient: None) -> None:
         with source.changed:
             job_id = source.add("plain")
         source.until_settled(job_id)
+
+
+# -- a source that is listened to ---------------------------------------------------------
+
+
+class Heard(Watched):
+    """A job comes while the worker looks for the first time, too late for that look."""
+
+    def exchange(self, settled: t.Any, beats: t.Any, wish: t.Any) -> Answer:
+        answer = super().exchange(settled, beats, wish)
+        if len(self.said) == 1:
+            self.add("plain")
+        return answer
+
+
+def test_a_ring_during_a_claim_is_not_lost() -> None:
+    """It claims again."""
+    source = Heard()
+    with at_work(supply(source, Gate().handlers)):
+        source.until_settled(1)
+
+
+class Late(Watched):
+    """Is told of a job when it is listened to no longer."""
+
+    def rest(self) -> list[Job]:
+        self.add("plain")
+        return self.exchange([], [], Wish(1, ("plain",))).jobs
+
+
+def test_what_came_too_late_is_given_back() -> None:
+    """When the worker leaves."""
+    source = Late()
+    with at_work(supply(source, Gate().handlers)):
+        source.until(lambda: source.said)
+    assert [type(one) for one in source.outcomes.values()] == [Released]

@@ -66,10 +66,19 @@ class Transport:
 
     :param timeout: seconds to wait for the network in one try.
     :param patience: seconds after which a call is not tried again.
+    :param trace: is told what becomes of each request, see the extension of httpx2.
     """
 
-    def __init__(self, http: httpx2.Client, timeout: float, patience: float) -> None:
-        self._http, self.timeout, self._patience = http, timeout, patience
+    def __init__(
+        self,
+        http: httpx2.Client,
+        timeout: float,
+        patience: float,
+        *,
+        trace: t.Callable[[str, t.Mapping[str, t.Any]], None] | None = None,
+    ) -> None:
+        self._http, self.timeout, self.patience = http, timeout, patience
+        self._extensions = given(trace=trace)
 
     def close(self) -> None:
         self._http.close()
@@ -83,21 +92,28 @@ class Transport:
         headers: t.Mapping[str, str] | None = None,
         params: dict[str, t.Any] | None = None,
         timeout: float | None = None,
+        wait_seconds: float | None = None,
         patience: float | None = None,
         stop: threading.Event | None = None,
     ) -> dict[str, t.Any]:
         """Send until there is an answer to keep; return it. What cannot be sent raises at once.
 
         :param content: bytes instead of a ``body``; iterated again for each try.
+        :param wait_seconds: for which the server may wait before it answers.
         :param stop: ends the waiting for another try.
         """
         path = verb.path.format(*ids)
         sent = {"json": body, "content": content, "headers": headers, "params": params}
+        timeout = timeout or self.timeout
         request = self._http.build_request(
-            verb.method, path, timeout=timeout or self.timeout, **given(**sent)
+            verb.method,
+            path,
+            timeout=httpx2.Timeout(timeout, read=timeout + (wait_seconds or 0)),
+            extensions=dict(self._extensions),
+            **given(**sent),
         )
         wait = stop.wait if stop else time.sleep
-        deadline = time.monotonic() + (self._patience if patience is None else patience)
+        deadline = time.monotonic() + (self.patience if patience is None else patience)
         return self._insist(lambda: _read(self._http.send(request)), verb, deadline, wait)
 
     def receive(
@@ -128,7 +144,7 @@ class Transport:
                 response.close()
             return {}
 
-        patience = self._patience if patience is None else patience
+        patience = self.patience if patience is None else patience
         self._insist(send, verb, time.monotonic() + patience, time.sleep)
 
     def _insist(

@@ -10,6 +10,7 @@ import uuid
 import httpx2
 
 from .files import Files
+from .line import Line, keep
 from .records import (
     JSON,
     ClaimedJob,
@@ -88,15 +89,14 @@ class JobberClient(Files):
     ) -> None:
         if httpx2.URL(base_url).scheme not in ("http", "https"):
             raise ValueError(f"base_url begins with http:// or https://, unlike {base_url!r}.")
-        http = httpx2.Client(
-            base_url=base_url,
-            auth=_bearer(auth) if isinstance(auth, str) else auth,
-            headers=_headers(headers, node),
-            cookies=cookies,
-            timeout=timeout,
-            **options,
-        )
-        self._transport = Transport(http, timeout, patience)
+        self._options = options | {
+            "base_url": base_url,
+            "auth": _bearer(auth) if isinstance(auth, str) else auth,
+            "headers": _headers(headers, node),
+            "cookies": httpx2.Cookies(cookies).jar,  # shared by all its connections
+            "timeout": timeout,
+        }
+        self._transport = Transport(httpx2.Client(**self._options), timeout, patience)
 
     def __enter__(self) -> t.Self:
         return self
@@ -131,11 +131,12 @@ class JobberClient(Files):
         lengths = given(lease_seconds=lease_seconds, wait_seconds=wait_seconds)
         priorities = given(min_priority=min_priority, max_priority=max_priority)
         body = given(types=types, queues=queues, limit=limit) | lengths | priorities
-        return claimed(self._transport.call(CLAIM, body=body, timeout=self._patient(wait_seconds)))
+        return claimed(self._transport.call(CLAIM, body=body, wait_seconds=wait_seconds))
 
-    def _patient(self, wait_seconds: float | None) -> float:
-        """Return the seconds to wait for an answer for which the server may wait itself."""
-        return self._transport.timeout + (wait_seconds or 0)
+    def line(self, patience: float = 0) -> Line:
+        """Return a connection for claims that wait, which another thread may end. Close it."""
+        own = {"limits": httpx2.Limits(max_connections=1), "transport": keep(self._options.get("transport"))}
+        return Line(httpx2.Client(**self._options | own), self._transport.timeout, patience)
 
     def claims(self) -> list[ClaimedJob]:
         """Return what this login (and node) holds now, to resume after a crash."""
@@ -227,8 +228,8 @@ class JobberClient(Files):
             "extensions": [name(job) | given(**said) for job, said in _pairs(extensions, {})],
             "releases": [name(job) | given(delay_seconds=delay) for job, delay in _pairs(releases, None)],
         } | given(claim=claim)
-        timeout = self._patient((claim or {}).get("wait_seconds"))
-        return exchanged(self._transport.call(EXCHANGE, body=body, timeout=timeout))
+        wait_seconds = (claim or {}).get("wait_seconds")
+        return exchanged(self._transport.call(EXCHANGE, body=body, wait_seconds=wait_seconds))
 
     def enqueue(
         self,
@@ -346,6 +347,8 @@ class JobberClient(Files):
         handlers: t.Mapping[str, Handler],
         until_empty: bool = False,
         stop: threading.Event | None = None,
+        *,
+        wait_seconds: float = 25,
     ) -> int:
         """Claim, do and deliver one job after the other; return how many results the server took.
 
@@ -357,10 +360,11 @@ class JobberClient(Files):
         :param handlers: type to what does the work: it takes the :class:`ClaimedJob` and returns the result.
         :param until_empty: end when no job is due, or when no answer comes for all of
             ``patience``; otherwise both are waited out.
-        :param stop: ends the loop, once the job at hand is done.
+        :param stop: ends the loop, once the job at hand is done, and the waiting for one.
+        :param wait_seconds: how long the server may wait for a job to come before it is asked again.
         :raises ClientError: what is not ``retryable``: the login has ended, ….
         """
-        return Loop(self, self._transport, handlers).run(until_empty, stop or threading.Event())
+        return Loop(self, self._transport, handlers, wait_seconds).run(until_empty, stop or threading.Event())
 
 
 def _pairs(items: t.Iterable[t.Any], without: t.Any) -> list[tuple[t.Any, t.Any]]:

@@ -6,13 +6,15 @@ import contextlib
 import functools
 import logging
 import threading
+import time
 import typing as t
 
-from .errors import GONE, ClientError, Invalid, ResultRefused, TooLarge
+from .errors import GONE, ClientError, Disconnected, Invalid, ResultRefused, TooLarge
 from .records import JSON, ClaimedJob, claimed
 from .transport import CLAIM, EXTEND, Transport, about
 
 if t.TYPE_CHECKING:
+    from .line import Line
     from .verbs import JobberClient
 
 logger = logging.getLogger("flask_jobber")
@@ -22,34 +24,58 @@ Handler = t.Callable[[ClaimedJob], JSON]
 _UNDELIVERABLE = (Invalid, TooLarge, TypeError, ValueError, RecursionError)
 #: Seconds to wait for a server that does not say how long.
 _IDLE_SECONDS = 5.0
+# Who is answered within so many has not waited.
+_AT_ONCE = 1.0
+# Seconds between two looks at whether a claim that waits is to be ended.
+_TURN = 0.25
 
 
 class Loop:
     """One job after the other, see :meth:`.verbs.JobberClient.work`."""
 
-    def __init__(self, client: JobberClient, transport: Transport, handlers: t.Mapping[str, Handler]) -> None:
+    def __init__(
+        self,
+        client: JobberClient,
+        transport: Transport,
+        handlers: t.Mapping[str, Handler],
+        wait_seconds: float = 0,
+    ) -> None:
         self._client, self._transport, self._handlers = client, transport, handlers
+        self._wait_seconds = wait_seconds
 
     def run(self, until_empty: bool, stop: threading.Event) -> int:
         """Work until there is nothing left, or ``stop`` is set; return how many results were taken."""
         done = 0
-        while not stop.is_set():
-            try:
-                jobs, pause = self._claim(stop)
-                done += sum(self._do(job) for job in jobs)
-            except ClientError as error:
-                if until_empty or not error.retryable:
-                    raise
-                logger.warning("waiting for the server: %s", error, extra=about("wait"))
-                jobs, pause = [], error.retry_after or _IDLE_SECONDS
-            if not jobs and (until_empty or stop.wait(pause)):
-                break
+        with contextlib.closing(self._client.line(self._transport.patience)) as line, _Watch(stop, line):
+            while not stop.is_set():
+                try:
+                    jobs, pause = self._claim(stop) if until_empty else self._wait(line, stop)
+                    done += sum(self._do(job) for job in jobs)
+                except ClientError as error:
+                    if until_empty or not error.retryable:
+                        raise
+                    logger.warning("waiting for the server: %s", error, extra=about("wait"))
+                    jobs, pause = [], error.retry_after or _IDLE_SECONDS
+                if not jobs and (until_empty or stop.wait(pause)):
+                    break
         return done
 
     def _claim(self, stop: threading.Event) -> tuple[list[ClaimedJob], float]:
         """Return the jobs, and the seconds to wait before the next claim."""
         answer = self._transport.call(CLAIM, body={"types": [*self._handlers]}, stop=stop)
         return claimed(answer), answer["retry_after"]
+
+    def _wait(self, line: Line, stop: threading.Event) -> tuple[list[ClaimedJob], float]:
+        """Return the same when there is a job, or the server has waited for one."""
+        began = time.monotonic()
+        body = {"types": [*self._handlers], "wait_seconds": self._wait_seconds}
+        try:
+            jobs, pause = line.claim(body, stop)
+        except Disconnected:
+            if not stop.is_set():
+                raise
+            return [], 0.0
+        return jobs, pause if time.monotonic() - began < _AT_ONCE else 0.0
 
     def _do(self, job: ClaimedJob) -> bool:
         """Do one job and settle it; return whether the server took its result."""
@@ -92,6 +118,29 @@ class Loop:
         logger.warning("job failed", exc_info=error, extra=about("fail", job))
         self._client.fail(job, error)
         return False
+
+
+class _Watch:
+    """Ends a waiting call when ``stop`` is set while its block runs."""
+
+    def __init__(self, stop: threading.Event, line: Line) -> None:
+        self._stop, self._line = stop, line
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="jobber-watch", daemon=True)
+
+    def __enter__(self) -> t.Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(_TURN):
+            if self._stop.is_set():
+                self._line.hang_up()
+                return
 
 
 class _Heartbeat:

@@ -269,7 +269,8 @@ def _extend(store: Store, row: Row, item: Extension) -> Decision:
     mine = (c.id == row.id, c.attempts == row.attempts, c.state == row.state)
     store.execute(sa.update(store.jobs).where(*mine).values(values))
     forget(store, row.id)
-    hint_due(store, length)
+    if not row.now < row.locked_until <= values["locked_until"]:
+        hint_due(store, length)  # else whoever looks at the end that is known finds the new one
     if store.teller.watched:
         hint(store, changed=(row.id,))
     return Outcome(item, State.LOCKED, lease_seconds=length), None

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from ..errors import Invalid, NotFound
 from . import candidates as find
+from .candidates import word
 from .claim import Claim
 from .engines import utcnow
 from .hold import Holder, Item, Row, held_by, possible, refusal
@@ -167,3 +168,16 @@ def count_due(
     narrow += [c.priority <= max_priority] if max_priority is not None else []
     select = sa.select(sa.func.count()).select_from(store.jobs).where(find.due(store, utcnow()), *narrow)
     return t.cast(int, store.execute(select).scalar_one())
+
+
+def next_untidy(store: Store) -> float | None:
+    """Return the seconds until the next job expires, its lease ends, or its processor is called again."""
+    c, now = store.jobs.c, utcnow()
+    soonest = [
+        sa.select(sa.func.min(c.run_at)).where(c.state == word(State.SUBMITTED), c.run_at > now),
+        sa.select(sa.func.min(c.locked_until)).where(c.state == word(State.LOCKED), c.locked_until > now),
+        sa.select(sa.func.min(c.expires_at)).where(c.finished_at.is_(None), c.expires_at > now),
+    ]
+    row: t.Any = store.execute(sa.select(now, *(one.scalar_subquery() for one in soonest))).one()
+    instants = [instant for instant in row[1:] if instant is not None]
+    return max((min(instants) - row[0]).total_seconds(), 0.0) if instants else None

@@ -163,8 +163,10 @@ def _hint(store: Store, changes: t.Sequence[Change]) -> None:
     fit = [id for id, one in last.items() if one.to_state in _WAITING and one.verb is not Verb.ENQUEUE]
     if fit:
         hint(store, ids=tuple(fit))
-    if store.teller.watched and changes:
-        hint(store, changed=tuple(last))
+    # Whoever tidies is to hear of those that are to be processed again.
+    told = [id for id, one in last.items() if store.teller.watched or one.to_state is State.SUBMITTED]
+    if told:
+        hint(store, changed=tuple(told))
 
 
 def _signal(change: Change) -> NamedSignal:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import itertools
+import math
 import typing as t
 
 from ..worker.job import Job
 from ..worker.run import Failed, Outcome, Released, Succeeded
-from ..worker.source import Answer, Away, Beat, Settlement, Told, Wish
+from ..worker.source import Answer, Away, Beat, Ring, Settlement, Told, Wish
 
 # What a worker that gets nothing is told to wait.
 _IDLE_SECONDS = 0.01
@@ -47,6 +48,7 @@ class FakeSource:
         self._ids = itertools.count(1)
         self._now = 0.0
         self._away = 0
+        self._rings: list[Ring] = []
         #: What was settled and taken, in order.
         self.settled: list[Settlement] = []
         #: The heartbeats that were heard, in order.
@@ -66,11 +68,13 @@ class FakeSource:
         plain = {"queue": "default", "priority": 0, "attempt": 0, "failures": 0}
         said = {"id": job_id, "type": type, "data": data, "enqueued_at": dt.datetime.now(dt.UTC)}
         self._rows[job_id] = _Row({**self._defaults, **plain, **said, **facts}, self._now + after)
+        self._ring()
         return job_id
 
     def travel(self, seconds: float) -> None:
         """Let time pass: jobs that wait for another try are due."""
         self._now += seconds
+        self._ring()
 
     def go_away(self, calls: int = 1) -> None:
         """Answer the next calls with :class:`~flask_jobber.worker.source.Away`."""
@@ -83,6 +87,7 @@ class FakeSource:
     def lapse(self, job_id: int) -> None:
         """Take a job from its holder, who hears ``lease_lost``; it can be claimed again."""
         self._rows[job_id].lost = "lease_lost"
+        self._ring()
 
     @property
     def outcomes(self) -> dict[int, Outcome]:
@@ -104,7 +109,14 @@ class FakeSource:
         self._answer()
         told = [*map(self._settle, settled), *map(self._beat, beats)]
         jobs = [] if wish is None else [self._hand_out(row) for row in self._due(wish)]
-        return Answer(told, jobs, 0 if jobs else _IDLE_SECONDS)
+        pause = math.inf if self._rings else _IDLE_SECONDS
+        return Answer(told, jobs, 0 if jobs else pause)
+
+    def listen(self, ring: Ring) -> None:
+        self._rings.append(ring)
+
+    def rest(self) -> list[Job]:
+        return []
 
     def waiting(self, wish: Wish) -> int | None:
         self._answer()
@@ -117,6 +129,10 @@ class FakeSource:
 
     def close(self) -> None:
         self.closed = True
+
+    def _ring(self) -> None:
+        for ring in self._rings:
+            ring()
 
     def _answer(self) -> None:
         if self._away:
@@ -165,6 +181,7 @@ class FakeSource:
 
     def _end(self, row: _Row, outcome: Outcome) -> None:
         row.lost = "lease_lost"
+        self._ring()
         if isinstance(outcome, Succeeded):
             row.open, row.lost = False, "already_settled"
             for spec in outcome.enqueued:

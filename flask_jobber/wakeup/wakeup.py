@@ -26,6 +26,8 @@ _MOST_BYTES = 7_900
 # Seconds after which a thread that listens for nobody ends.
 _REST = 60.0
 _LONGEST_PAUSE = 15.0
+# Seconds in which the thread has ended, if it does not wait for a database that is away.
+_FAREWELL = 5.0
 # The system knows of no wait over 24 days.
 _LONGEST_WAIT = 86_400.0
 
@@ -45,6 +47,8 @@ class Wakeup:
         self.room = Room()
         self.horizon = horizon
         self.watched = False
+        #: How often something was heard, or may have been missed.
+        self.heard = 0
         self._look_at, self._choose = look, transport
         self.lookout = Lookout(self.room.close)
         self._lock = threading.Lock()
@@ -107,6 +111,9 @@ class Wakeup:
         self._closed.set()
         self.room.close()
         self._stir()
+        thread = self._thread
+        if thread is not None:
+            thread.join(_FAREWELL)
 
     def _stir(self) -> None:
         ear = self._ear
@@ -133,6 +140,7 @@ class Wakeup:
             self._ear = ear
             try:
                 self._look(everything=True)  # for what was told while nobody listened
+                self.heard += bool(self._fails)
                 self._fails = 0
                 while not self._is_over():
                     self._turn(ear)
@@ -174,6 +182,7 @@ class Wakeup:
         except ValueError as error:
             logger.warning("%s", error, extra={"action": "listen"})
             return
+        self.heard += 1
         self._take(news)
 
     def _take(self, news: News) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import random
 import typing as t
 
@@ -22,7 +24,9 @@ from ..errors import JobberError, SetupError, TooManyClaims
 from .files import DatabaseFiles
 from .job import Job
 from .run import Failed, Released, Succeeded
-from .source import Answer, Away, Beat, Settlement, Told, Wish, refused
+from .seat import Seat
+from .source import Answer, Away, Beat, Ring, Settlement, Told, Wish, refused
+from .upkeep import Upkeep
 
 if t.TYPE_CHECKING:
     from ..extension import Jobber
@@ -38,6 +42,9 @@ class DatabaseSource:
         with app.app_context():
             self._settings = jobber.settings
             _check_pool(jobber)
+        self._seat: Seat | None = None
+        self._has_room = True
+        self._upkeep = Upkeep(app, jobber)
         self.most = self._settings.max_claim
 
     @contextlib.contextmanager
@@ -71,11 +78,46 @@ class DatabaseSource:
         return DatabaseFiles(self._app, self._jobber, self._holder, item)
 
     def exchange(self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None) -> Answer:
+        seat = self._seat
+        if wish is None or seat is None:
+            return self._exchange(settled, beats, wish)
+        if seat.is_taken:
+            return self._look(seat, settled, beats, wish)
+        answer = self._exchange(settled, beats, wish)
+        if answer.jobs or not self._has_room:
+            return answer
+        return dataclasses.replace(self._look(seat, (), (), wish), told=answer.told)
+
+    def _exchange(
+        self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None
+    ) -> Answer:
         with self._transaction():
             told = [*self._settle(settled), *self._beat(beats)]
             jobs = self._jobs(self._claim(wish))
+        if told or jobs:
+            self._upkeep.is_wanted = True
         pause = 0.0 if jobs else self._settings.idle_seconds * random.uniform(0.75, 1.25)
         return Answer(told, jobs, pause)
+
+    def _look(
+        self, seat: Seat, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish
+    ) -> Answer:
+        """Exchange, and be told from now on of what is not there yet."""
+        with seat.looking(wish) as found:
+            answer = self._exchange(settled, beats, wish)
+            found += answer.jobs
+        if not self._has_room:  # no news tells when it has
+            seat.leave()
+        return dataclasses.replace(answer, retry_after=math.inf) if seat.is_taken else answer
+
+    def listen(self, ring: Ring) -> None:
+        if self._seat is None:
+            self._seat = Seat(self._app, self._jobber, self._holder.locker, ring)
+
+    def rest(self) -> list[Job]:
+        if self._seat is not None:
+            self._seat.leave()
+        return []
 
     def _settle(self, settled: t.Sequence[Settlement]) -> list[Told]:
         """Settle many of a kind at once; a job that has enqueued others goes by itself."""
@@ -122,8 +164,8 @@ class DatabaseSource:
     def _claim(self, wish: Wish | None) -> list[Claim]:
         if wish is None or not wish.types:
             return []
-        with contextlib.suppress(TooManyClaims):  # it has said so before it took any
-            return self._jobber.claim(
+        try:
+            claims = self._jobber.claim(
                 self._holder.locker,
                 types=wish.types,
                 queues=wish.queues,
@@ -131,7 +173,10 @@ class DatabaseSource:
                 min_priority=wish.min_priority,
                 max_priority=wish.max_priority,
             )
-        return []
+            self._has_room = True
+        except TooManyClaims:  # it has said so before it took any
+            claims, self._has_room = [], False
+        return claims
 
     def waiting(self, wish: Wish) -> int | None:
         with self._transaction():
@@ -140,15 +185,17 @@ class DatabaseSource:
             )
 
     def tidy(self) -> float | None:
-        period = self._settings.tidy_seconds
-        with self._transaction():
-            if period:
-                self._jobber.tidy()
-            else:
+        if not self._settings.tidy_seconds:
+            with self._transaction():
                 self._jobber.apply_schedules()
-        return period or None
+            return None
+        if self._upkeep.is_due:
+            with self._transaction():
+                self._upkeep.do()
+        return self._upkeep.pause
 
     def close(self) -> None:
+        self.rest()
         with self._app.app_context():
             self._jobber.db.session.remove()
 

@@ -14,7 +14,7 @@ from .handlers import Handlers
 from .job import Job
 from .plan import Plan
 from .run import Failed, Outcome, Released, Succeeded
-from .source import Answer, Away, Beat, Refused, Settlement, Source, Told
+from .source import Answer, Away, Beat, Refused, Settlement, Source, Told, Unheard
 
 logger = logging.getLogger("flask_jobber")
 # Heartbeats come at this part of a lease, those that tell of progress sooner.
@@ -44,11 +44,12 @@ class _Running:
 
 @dataclasses.dataclass(slots=True)
 class _Round:
-    """What is to be said in the next exchange."""
+    """What is to be said in the next exchange; ``rest``: nothing, nor is the source to be listened to."""
 
     settled: list[Settlement]
     beats: list[Beat]
     limit: int
+    rest: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,6 +76,8 @@ class Feed:
         self._taken_up: list[Job] = []
         self._stuck: set[Job] = set()
         self._next_claim = 0.0
+        #: Whether the source will ring, and has since the last claim began.
+        self._listens = self._rung = False
         self._begun_at = self._ended_at = 0.0
         #: Seconds that the last exchange took.
         self._cost = 0.0
@@ -93,8 +96,13 @@ class Feed:
         """Work until the plan says that it is over."""
         try:
             self._take_up()
+            if not self._plan.orders.burst:
+                self._source.listen(self._ring)
             while (round_ := self._next_round()) is not None:
-                self._exchange(round_)
+                if round_.rest:
+                    self._rest()
+                else:
+                    self._exchange(round_)
         except Exception as error:
             self.error = error
             known = isinstance(error, Refused)
@@ -120,13 +128,16 @@ class Feed:
             except Away as away:
                 self._wait_out(away)
                 continue
-            known = {(job.id, job.attempt) for job in self._known()}
-            fresh = [job for job in held if (job.id, job.attempt) not in known]
+            fresh = self._unknown(held)
             for job in fresh:
                 logger.info("%s: job %s is taken up again", self._source.label, job.id, extra=_about(job))
             self._taken_up += fresh
             self._fails = 0
             return
+
+    def _unknown(self, jobs: t.Iterable[Job]) -> list[Job]:
+        known = {(job.id, job.attempt) for job in self._known()}
+        return [job for job in jobs if (job.id, job.attempt) not in known]
 
     def _known(self) -> list[Job]:
         return [*self._running, *self._taken_up, *(one.job for one in self._outbox)]
@@ -138,7 +149,8 @@ class Feed:
             answer = self._source.exchange(round_.settled, round_.beats, wish)
         except Away as away:
             self._give_back(round_.limit)
-            self._wait_out(away)
+            if not isinstance(away, Unheard):
+                self._wait_out(away)
             if round_.limit:  # it may have given jobs whose answer was lost
                 self._take_up()
             return
@@ -150,6 +162,24 @@ class Feed:
             self._outbox = self._outbox[len(round_.settled) :]
             self._hear(round_, answer)
             self._begin(round_, answer)
+
+    # -- listening to it -------------------------------------------------------------------
+
+    def _ring(self) -> None:
+        with self._plan.bell:
+            self._rung, self._next_claim = True, 0.0
+            self._plan.bell.notify_all()
+
+    def _listens_in_vain(self) -> bool:
+        """Whether the source may give jobs for which there is nobody."""
+        may_do = self._plan.may_claim and self._plan.free and not self._taken_up
+        return self._listens and not may_do and (self._rung or not self._plan.may_claim)
+
+    def _rest(self) -> None:
+        unwanted = self._source.rest()
+        with self._plan.bell:
+            self._listens, self._next_claim = False, 0.0
+            self._outbox += [Settlement(job, Released()) for job in self._unknown(unwanted)]
 
     def _give_back(self, slots: int) -> None:
         with self._plan.bell:
@@ -189,6 +219,8 @@ class Feed:
                 self._begin_taken_up(now)
                 if self._linger(now):
                     continue
+                if self._listens_in_vain():
+                    return _Round([], [], 0, rest=True)
                 round_ = self._gather(now)
                 if round_.settled or round_.beats or round_.limit:
                     return round_
@@ -214,7 +246,7 @@ class Feed:
         if since is not None and self._fails and time.monotonic() > since + _FAREWELL:
             return True
         done = self._plan.is_full or (self._plan.orders.burst and self._is_empty)
-        return done and not self._known()
+        return done and not self._known() and not self._listens
 
     def _gather(self, now: float) -> _Round:
         most = self._source.most
@@ -230,6 +262,7 @@ class Feed:
         """Take the slots for which jobs are to be claimed."""
         if not self._plan.may_claim or self._taken_up or now < self._next_claim:
             return 0
+        self._rung = False
         return self._plan.take(self, self._source.most)
 
     def _pause(self, now: float) -> float | None:
@@ -303,7 +336,9 @@ class Feed:
         self._is_empty = not answer.jobs
         self._plan.use(round_.limit, len(answer.jobs))
         self._plan.feed(self, hungry=bool(answer.jobs))
-        self._next_claim = 0.0 if answer.jobs else time.monotonic() + answer.retry_after
+        self._listens = answer.retry_after == math.inf
+        at_once = answer.jobs or self._rung
+        self._next_claim = 0.0 if at_once else time.monotonic() + answer.retry_after
         self._begun_at = time.monotonic() if answer.jobs else 0.0
         for job in answer.jobs:
             self._start(job, time.monotonic() + job.lease_seconds / _BEATS_PER_LEASE)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import json
+import logging
+import math
 import tempfile
 import typing as t
 
@@ -14,8 +17,10 @@ from ..core.attachments import Content
 from ..core.payload import RESERVED
 from .job import Job
 from .run import Failed, Released, Succeeded
-from .source import Answer, Away, Beat, Refused, Settlement, Told, Wish, refused
+from .scout import Scout
+from .source import Answer, Away, Beat, Refused, Ring, Settlement, Told, Unheard, Wish, refused
 
+logger = logging.getLogger("flask_jobber")
 #: The most items of a list that a server takes, unless it is set up otherwise.
 MOST = 100
 # Seconds for which a lost connection to a file is tried again; the lease is kept meanwhile.
@@ -55,12 +60,16 @@ class HttpSource:
 
     def __init__(self, client: JobberClient, name: str, label: str) -> None:
         self._client, self._name, self.label = client, name, label
+        self._scout: Scout | None = None
         #: How many jobs have been enqueued for a result that is not told yet.
         self._enqueued: dict[tuple[int, int], int] = {}
 
     def held(self) -> list[Job]:
         with _call():
-            return self._jobs(self._client.claims())
+            self._recall()
+            jobs = self._jobs(self._client.claims())
+            self._forget()
+        return jobs
 
     def _jobs(self, claims: t.Iterable[ClaimedJob]) -> list[Job]:
         return [
@@ -77,15 +86,65 @@ class HttpSource:
         checked = {one.job: self._prepare(one) for one in settled}
         unfit = {job: told for job, told in checked.items() if told is not None}
         fit = [one for one in settled if one.job not in unfit]
+        found = self._found() if wish is not None else []
         with _call():
-            said = self._exchange(fit, beats, wish)
+            said = self._exchange(fit, beats, _less(wish, len(found)))
             if said.claim_error is not None and not said.claim_error.retryable:
                 raise said.claim_error
         told = unfit | _read(said, fit, beats)
         for one in settled:
             self._enqueued.pop((one.job.id, one.job.attempt), None)
         jobs = [*(one.job for one in settled), *(beat.job for beat in beats)]
-        return Answer([told[job] for job in jobs], self._jobs(said.jobs), said.retry_after or 0)
+        answer = Answer([told[job] for job in jobs], self._jobs([*found, *said.jobs]), said.retry_after or 0)
+        return answer if wish is None else self._listen(answer, wish, said.claim_error is None)
+
+    # -- waiting for jobs ------------------------------------------------------------------
+
+    def listen(self, ring: Ring) -> None:
+        if self._scout is None:
+            self._scout = Scout(self._client.line(), ring)
+
+    def rest(self) -> list[Job]:
+        if self._scout is None:
+            return []
+        try:
+            self._recall()
+            jobs = self._jobs(self._found())
+            self._forget()
+        except Unheard:
+            jobs = self._held_in_doubt()
+        return jobs
+
+    def _held_in_doubt(self) -> list[Job]:
+        try:
+            return self.held()
+        except (Away, Refused) as error:
+            logger.warning("%s: what it may have given is not to be known: %s", self.label, error)
+            return []
+
+    def _found(self) -> list[ClaimedJob]:
+        """Return what the scout has brought. :raises Unheard: when it may have been given something."""
+        return [] if self._scout is None else self._scout.found()
+
+    def _listen(self, answer: Answer, wish: Wish, may_wait: bool) -> Answer:
+        """Send the scout out for the next job when there is none now."""
+        self._forget()
+        claim = _claim_body(wish)
+        if answer.jobs or self._scout is None or claim is None or not may_wait:
+            return answer
+        if not self._scout.may_go:
+            self._scout.forgive()
+            return answer
+        self._scout.send(claim)
+        return dataclasses.replace(answer, retry_after=math.inf)
+
+    def _recall(self) -> None:
+        if self._scout is not None:
+            self._scout.recall()
+
+    def _forget(self) -> None:
+        if self._scout is not None:
+            self._scout.forget()
 
     def _prepare(self, one: Settlement) -> Told | None:
         """Enqueue what the handler has gathered; return what keeps its result from being sent."""
@@ -135,6 +194,8 @@ class HttpSource:
         return None
 
     def close(self) -> None:
+        if self._scout is not None:
+            self._scout.close()
         self._client.close()
 
 
@@ -151,6 +212,13 @@ def _call() -> t.Iterator[None]:
 
 def _all(kind: type[t.Any], settled: t.Sequence[Settlement]) -> list[t.Any]:
     return [one for one in settled if isinstance(one.outcome, kind)]
+
+
+def _less(wish: Wish | None, found: int) -> Wish | None:
+    """Return what is left to be wished for."""
+    if wish is None or wish.limit <= found:
+        return None
+    return dataclasses.replace(wish, limit=wish.limit - found)
 
 
 def _claim_body(wish: Wish | None) -> dict[str, t.Any] | None:

@@ -8,6 +8,7 @@ import typing as t
 from .job import Job
 from .run import Outcome
 
+Ring = t.Callable[[], None]
 # After these the job is still held: what was wanted of it was not accepted.
 _HELD = frozenset({"invalid_result", "invalid", "too_large", "forbidden", "duplicate", "queue_full"})
 
@@ -21,6 +22,13 @@ class Away(Exception):
     def __init__(self, reason: str, retry_after: float = 0) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+
+
+class Unheard(Away):
+    """While it was listened to, the source may have given jobs of which nothing was heard.
+
+    What is held is to be asked for at once; the source itself need not be away.
+    """
 
 
 class Refused(Exception):
@@ -82,7 +90,8 @@ class Answer:
     """What came of an exchange.
 
     :param told: first of the settlements, then of the beats, each in the order given.
-    :param retry_after: seconds until the next claim may be worth it.
+    :param retry_after: seconds until the next claim may be worth it; ``inf``: it is listened to,
+        and rings.
     """
 
     told: list[Told]
@@ -91,7 +100,7 @@ class Answer:
 
 
 class Source(t.Protocol):
-    """The database of an app, or a server. Each is used by one thread."""
+    """The database of an app, or a server. Each is used by one thread, but for :meth:`tidy`."""
 
     #: What it is called in logs.
     label: str
@@ -106,6 +115,20 @@ class Source(t.Protocol):
         """Settle, renew and claim. Asked again after :class:`Away`, it does nothing twice.
 
         :raises Away, Refused: when nobody answers.
+        """
+        ...
+
+    def listen(self, ring: Ring) -> None:
+        """From now on listen to the source after each claim that came back empty.
+
+        :param ring: called in any thread, without any lock, when another claim may be worth it.
+        """
+        ...
+
+    def rest(self) -> list[Job]:
+        """Listen no longer, until the next empty claim: nobody is to do a job.
+
+        :returns: what may have come meanwhile, to be given back; there may be known ones among it.
         """
         ...
 
