@@ -12,6 +12,7 @@ import typing as t
 
 import sqlalchemy as sa
 from flask import Flask, current_app
+from flask_login import user_logged_out
 from flask_sqlalchemy import SQLAlchemy
 
 from .api.blueprint import JobberBlueprint, make_blueprint
@@ -161,7 +162,9 @@ class Jobber(Schedules, Owners, Attachments):
         if self.name not in states:
             settings, folder = self._read_settings(app), self.Attachment.__table__.name
             storage = make_storage(settings.attachments_url, app.instance_path, folder)
-            states[self.name] = _State(settings, storage, self._make_wakeup(app, settings))
+            wakeup = self._make_wakeup(app, settings)
+            states[self.name] = _State(settings, storage, wakeup)
+            user_logged_out.connect(wakeup.see_off, app)  # for as long as the app lives
             add_commands(app)
 
     def _make_wakeup(self, app: Flask, settings: Settings) -> Wakeup:

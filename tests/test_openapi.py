@@ -151,10 +151,10 @@ def test_each_operation_tells_what_it_takes(row: Operation) -> None:
         places[parameter["in"]].add(parameter["name"])
     assert places["path"] == set(re.findall(r"<(\w+)>", row.rule))
     assert places["query"] == set(row.query.fields)
-    once = {"Idempotency-Key"} if row.name == "enqueue" else set()
-    assert places["header"] == (set() if row.public else {"Jobber-Node"} | once)
+    own = {"enqueue": {"Idempotency-Key"}, "events": {"Last-Event-ID"}}.get(row.name, set())
+    assert places["header"] == (set() if row.public else {"Jobber-Node"} | own)
     for parameter in operation["parameters"]:
-        if parameter["name"] in once | {"Jobber-Node"}:
+        if parameter["name"] in {"Idempotency-Key"} & own | {"Jobber-Node"}:
             pattern = parameter["schema"]["pattern"]
             assert [bool(re.search(pattern, said)) for said in ("n-1", "a b", "", "x" * 300)] == [
                 True,

@@ -14,20 +14,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import typing as t
 from concurrent.futures import ProcessPoolExecutor
 
 import sqlalchemy as sa
 from flask import Flask
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.text import Text
 from werkzeug.serving import make_server
 
+from flask_jobber import job_succeeded
+
 from . import paint
 from .app import create_app
-from .jobs import commission
+from .jobs import commission, jobber
 from .mandelbrot import counts
 from .models import Picture, Tile, db
 
@@ -167,13 +168,31 @@ def progress() -> Progress:
 def watch(picture: Picture, processes: list[Process], bars: Progress) -> None:
     """Show the picture's progress until it is finished, whoever paints it."""
     bar = bars.add_task("painting tiles", total=len(picture.places))
+    bell = threading.Event()
+    # The server is a thread of this process: it hears of each result.
+    with job_succeeded.connected_to(lambda *_, **facts: bell.set(), jobber):
+        for process in processes:
+            threading.Thread(target=ring_at_end, args=(process, bell), daemon=True).start()
+        follow(picture, processes, bars, bar, bell)
+
+
+def ring_at_end(process: Process, bell: threading.Event) -> None:
+    process.wait()
+    bell.set()
+
+
+def follow(
+    picture: Picture, processes: list[Process], bars: Progress, bar: TaskID, bell: threading.Event
+) -> None:
     while not bars.finished:
+        bell.clear()
         # Looked at first: a client may have painted the last tile before it ended.
         abandoned = processes and all(process.poll() is not None for process in processes)
         bars.update(bar, completed=painted(picture))
         if abandoned and not bars.finished:
             raise Failure("The script clients have ended before the picture was finished.")
-        time.sleep(0.1)
+        if not bars.finished:
+            bell.wait()
 
 
 def painted(picture: Picture) -> int:

@@ -13,7 +13,7 @@ from flask import Response, url_for
 from marshmallow import Schema
 
 from ..core.payload import FILE_NAME, NODE
-from . import idempotency
+from . import events, idempotency
 from .call import Call, answer
 from .operation import OPERATIONS, Operation, operation
 from .problems import CODES
@@ -21,7 +21,11 @@ from .schemas import Problem
 
 _PARAMETER = re.compile(r"<(\w+)>")
 # The headers that are refused when they hold something else.
-_PATTERNS = {"Jobber-Node": NODE.pattern, idempotency.HEADER: idempotency.PATTERN}
+_PATTERNS = {
+    "Jobber-Node": NODE.pattern,
+    idempotency.HEADER: idempotency.PATTERN,
+    events.HEADER: events.CURSOR.pattern,
+}
 
 
 @operation("GET", "/openapi.json", answers={200: None}, public=True)
@@ -98,7 +102,7 @@ def _header(name: str) -> dict[str, str]:
 
 
 def _responses(row: Operation) -> dict[str, t.Any]:
-    responses = {str(status): _success(status, schema) for status, schema in row.answers.items()}
+    responses = {str(status): _success(row, status, schema) for status, schema in row.answers.items()}
     for status in sorted({CODES[code].status for code in row.codes}):
         codes = sorted(code for code in row.codes if CODES[code].status == status)
         problem = {
@@ -111,8 +115,10 @@ def _responses(row: Operation) -> dict[str, t.Any]:
     return responses
 
 
-def _success(status: int, schema: Schema | None) -> dict[str, t.Any]:
+def _success(row: Operation, status: int, schema: Schema | None) -> dict[str, t.Any]:
     described: dict[str, t.Any] = {"description": "Done" if schema is None else _schema_name(schema)}
     if schema is not None:
         described["content"] = {"application/json": {"schema": schema}}
+    elif row.mimetype is not None:
+        described["content"] = {row.mimetype: {}}
     return described

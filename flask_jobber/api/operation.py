@@ -34,6 +34,7 @@ class Operation:
     :param large: its body carries data or results.
     :param headers: those that it heeds, besides those that all do: name to what it is.
     :param stream: its body is bytes, which the view reads.
+    :param mimetype: what it answers with when that is no JSON, if there is one for all.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Operation:
     large: bool = False
     headers: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     stream: bool = False
+    mimetype: str | None = None
 
     @property
     def name(self) -> str:

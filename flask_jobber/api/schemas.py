@@ -18,6 +18,7 @@ _Name = validate.Regexp(f"^{payload.NAME.pattern}\\Z", error=_NAME_ERROR)
 _Series = validate.Regexp(r"^[A-Za-z0-9_.:~-]{1,100}\Z", error="This is no name of a series.")
 _Reference = validate.Regexp(f"^{REFERENCE.pattern}\\Z", error="A reference is <table>/<key>.")
 _STATES = [state.value for state in State]
+_IDS = "[0-9]{1,18}(,[0-9]{1,18}){0,99}"
 
 
 class Number(fields.Float):
@@ -189,6 +190,24 @@ class ListQuery(Schema):
     type = fields.String(validate=_Name)
     queue = fields.String(validate=_Name)
     series = fields.String(validate=_Series)
+    owner = fields.String(
+        validate=_Reference, metadata={"description": "The reference of a thing: <table>/<key>."}
+    )
+
+
+class Ids(fields.Field):  # type: ignore[type-arg]  # generic since marshmallow 4
+    """Ids of jobs in a query, with commas between them."""
+
+    def _deserialize(self, value: t.Any, attr: str | None, data: t.Any, **kwargs: t.Any) -> tuple[int, ...]:
+        if not re.fullmatch(_IDS, value):
+            raise ValidationError("These are 1 to 100 ids, with commas between them.")
+        return tuple(dict.fromkeys(int(text) for text in value.split(",")))
+
+
+class EventsQuery(Schema):
+    job = Ids(metadata={"type": "string", "pattern": f"^({_IDS})$", "description": "Ids: 7 or 7,8,9."})
+    type = fields.String(validate=_Name)
+    queue = fields.String(validate=_Name)
     owner = fields.String(
         validate=_Reference, metadata={"description": "The reference of a thing: <table>/<key>."}
     )

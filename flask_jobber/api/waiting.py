@@ -19,6 +19,7 @@ from ..core.claim import Claim, claim
 from ..core.news import Fresh, Lead, News
 from ..wakeup.lookout import is_gone, socket_of
 from ..wakeup.room import Waiter, read_wish
+from ..wakeup.wakeup import Wakeup
 from .call import Call
 from .guard import check_request
 
@@ -26,7 +27,7 @@ from .guard import check_request
 Ask = t.Callable[[], Wanted]
 
 
-class _Client:
+class Client:
     """The one who waits: an event, and whether it still is there."""
 
     def __init__(self) -> None:
@@ -47,9 +48,9 @@ def take(call: Call, ask: Ask, seconds: float) -> list[Claim]:
     with wakeup.place(request.environ, call.settings.max_waiters if seconds else 0) as free:
         if not free:
             return _commit(call, claim(call.store, wanted))
-        client = _Client()
+        client = Client()
         wish = read_wish(call.store.Job, wanted)
-        waiter = Waiter(wish, client.bell.set, wanted.limit, _user())
+        waiter = Waiter(wish, client.bell.set, wanted.limit, user())
         wakeup.enter(waiter)
         try:
             return _wait(call, ask, waiter, client, time.monotonic() + seconds)
@@ -57,7 +58,8 @@ def take(call: Call, ask: Ask, seconds: float) -> list[Claim]:
             wakeup.leave(waiter)
 
 
-def _user() -> str | None:
+def user() -> str | None:
+    """Return the id of the user whose login it is."""
     return current_user.get_id() if current_user.is_authenticated else None
 
 
@@ -66,11 +68,11 @@ def _commit(call: Call, claims: list[Claim]) -> list[Claim]:
     return claims
 
 
-def _wait(call: Call, ask: Ask, waiter: Waiter, client: _Client, until: float) -> list[Claim]:
+def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, until: float) -> list[Claim]:
     room = call.jobber.wakeup.room
     claims = _commit(call, claim(call.store, waiter.wish.wanted))
     room.looked(waiter, len(claims))
-    with _watched(call, client):
+    with looked_after(call.jobber.wakeup, client):
         while not claims and not waiter.dismissed:
             if not client.bell.wait(max(until - time.monotonic(), 0)) or client.is_gone:
                 break
@@ -84,20 +86,19 @@ def _wait(call: Call, ask: Ask, waiter: Waiter, client: _Client, until: float) -
 
 
 @contextlib.contextmanager
-def _watched(call: Call, client: _Client) -> t.Iterator[None]:
+def looked_after(wakeup: Wakeup, client: Client) -> t.Iterator[None]:
     """Let the client be noticed when it goes away."""
     if client.socket is None:
         yield
         return
-    lookout = call.jobber.wakeup.lookout
-    lookout.watch(client.socket, client.bell.set)
+    wakeup.lookout.watch(client.socket, client.bell.set)
     try:
         yield
     finally:
-        lookout.forget(client.socket)
+        wakeup.lookout.forget(client.socket)
 
 
-def _look_again(call: Call, waiter: Waiter, client: _Client) -> list[Claim]:
+def _look_again(call: Call, waiter: Waiter, client: Client) -> list[Claim]:
     """Claim, unless nobody is there any more to be given something."""
     claims = claim(call.store, waiter.wish.wanted)
     if claims and client.is_gone:

@@ -56,6 +56,7 @@ CANCEL = Verb("POST", "/jobs/{:d}/cancel", repeat=False)
 RETRY = Verb("POST", "/jobs/{:d}/retry", repeat=False)
 JOB = Verb("GET", "/jobs/{:d}")
 JOBS = Verb("GET", "/jobs")
+EVENTS = Verb("GET", "/events")
 HISTORY = Verb("GET", "/jobs/{:d}/history")
 UPLOAD = Verb("PUT", "/jobs/{:d}/attachments/{}")
 DOWNLOAD = Verb("GET", "/jobs/{:d}/attachments/{}")
@@ -147,6 +148,33 @@ class Transport:
         patience = self.patience if patience is None else patience
         self._insist(send, verb, time.monotonic() + patience, time.sleep)
 
+    def open(
+        self, verb: Verb, params: dict[str, t.Any], headers: t.Mapping[str, str], silence: float
+    ) -> httpx2.Response:
+        """Send until there is an answer that goes on and on; return it, to be closed.
+
+        :param silence: seconds without a byte after which it is given up.
+        """
+        timeout = httpx2.Timeout(self.timeout, read=max(silence, self.timeout))
+        request = self._http.build_request(
+            verb.method, verb.path, params=params, headers=headers, timeout=timeout
+        )
+        opened: list[httpx2.Response] = []
+
+        def send() -> dict[str, t.Any]:
+            response = self._http.send(request, stream=True)
+            if _is_stream(response):
+                opened.append(response)
+                return {}
+            try:
+                response.read()
+                raise _foreign(response) if response.is_success else _refused(response)
+            finally:
+                response.close()
+
+        self._insist(send, verb, time.monotonic() + self.patience, time.sleep)
+        return opened[0]
+
     def _insist(
         self,
         send: t.Callable[[], dict[str, t.Any]],
@@ -180,15 +208,25 @@ def _sent(send: t.Callable[[], dict[str, t.Any]]) -> dict[str, t.Any]:
         raise Disconnected(None, detail, in_doubt=not isinstance(error, _UNSENT)) from error
 
 
+def _is_stream(response: httpx2.Response) -> bool:
+    kind = response.headers.get("Content-Type", "").partition(";")[0]
+    return response.status_code == 200 and kind == "text/event-stream"
+
+
+def _refused(response: httpx2.Response) -> ClientError:
+    body = _object(response)
+    if body is None:
+        return _foreign(response)
+    return from_problem(response.status_code, body, _retry_after(response))
+
+
 def _read(response: httpx2.Response) -> dict[str, t.Any]:
     """Return what the app answered; raise what it refused."""
     if response.status_code == 204:
         return {}
     body = _object(response)
-    if body is None:
-        raise _foreign(response)
-    if not response.is_success:
-        raise from_problem(response.status_code, body, _retry_after(response))
+    if body is None or not response.is_success:
+        raise _refused(response)
     return body
 
 

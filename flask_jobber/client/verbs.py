@@ -9,6 +9,7 @@ import uuid
 
 import httpx2
 
+from .events import Events
 from .files import Files
 from .line import Line, keep
 from .records import (
@@ -333,6 +334,33 @@ class JobberClient(Files):
             if page["cursor"] is None:
                 return
             params["cursor"] = page["cursor"]
+
+    def events(
+        self,
+        *,
+        job: int | t.Iterable[int] | None = None,
+        type: str | None = None,
+        queue: str | None = None,
+        owner: str | None = None,
+        cursor: str | None = None,
+    ) -> t.Generator[Job, None, None]:
+        """Yield jobs that this login may see whenever they are changed, as they are then.
+
+        It goes on by itself after a lost connection, where it was: a job may be told twice, none
+        is missed. Where the server cannot say any more what has changed, all that are asked for
+        are told. Close it to end it; leaving a loop over it does when nothing else holds it.
+
+        :param job: the id or up to 100 ids of those to hear of.
+        :param cursor: the ``Last-Event-ID`` from which to go on; it begins now otherwise.
+        :raises LoginRequired: when the login has ended.
+        :raises Invalid: when the server does not take an argument.
+        :raises Disconnected: when the server is away for all of ``patience``.
+        """
+        ids = None if job is None else [job] if isinstance(job, int) else list(job)
+        narrow = given(type=type, queue=queue, owner=owner)
+        params = narrow | given(job=None if ids is None else ",".join(map(str, ids)))
+        heard = Events(self._transport, params, lambda: self.jobs(**narrow), cursor)
+        yield from heard.hear()
 
     def history(self, id: int) -> list[HistoryRow]:
         """Return the transitions of a job, oldest first.

@@ -16,7 +16,7 @@ from .news import hint_due
 from .quota import check_room
 from .states import State, Verb
 from .store import Store, missed
-from .transition import Change, announce, is_heard, record
+from .transition import Change, announce_if_heard, record
 
 Rows = t.Sequence[sa.Row[t.Any]]
 # Jobs that rivals hold locked at this moment are skipped; this many more are looked at
@@ -166,8 +166,9 @@ def _before(store: Store, wanted: Wanted) -> list[t.Any]:
 def _take_in_one(store: Store, wanted: Wanted) -> tuple[Rows, bool]:
     found = store.run(("claim", wanted.key), lambda: _statement(store, wanted), wanted.values(store)).all()
     rows = [row for row in found if row.id is not None]
-    if is_heard(store):
-        announce(store, [change for row in rows if row.live for change in _changes(wanted, row)])
+    live = [row for row in rows if row.live]
+    made = [row.id for row in live]
+    announce_if_heard(store, made, lambda: [change for row in live for change in _changes(wanted, row)])
     return rows, not rows and found[0].crowded
 
 

@@ -61,6 +61,8 @@ class News:
     :param wish: seconds until others may have one that is there for somebody.
     :param left: ids of users who have logged out.
     :param changed: ids of jobs that are not as they were.
+    :param untidy: a result is to be processed later.
+    :param unnamed: there are others that are not as they were.
     """
 
     jobs: t.Mapping[Fresh, int] = dataclasses.field(default_factory=dict)
@@ -69,17 +71,20 @@ class News:
     wish: float | None = None
     left: tuple[str, ...] = ()
     changed: tuple[int, ...] = ()
+    unnamed: bool = False
+    untidy: bool = False
 
     def __bool__(self) -> bool:
         timed = self.due is not None or self.wish is not None
-        return bool(self.jobs or self.more or timed or self.left or self.changed)
+        told = self.jobs or self.more or self.left or self.changed or self.unnamed or self.untidy
+        return bool(told or timed)
 
     def write(self) -> str:
         """Return it as text, see :meth:`read`."""
         jobs = [[*dataclasses.astuple(fresh), count] for fresh, count in self.jobs.items()]
         said = {
             "jobs": jobs, "more": self.more, "due": self.due, "wish": self.wish, "left": self.left,
-            "changed": self.changed,
+            "changed": self.changed, "unnamed": self.unnamed, "untidy": self.untidy,
         }  # fmt: skip
         return json.dumps({name: value for name, value in said.items() if value or isinstance(value, float)})
 
@@ -98,7 +103,13 @@ class News:
 
     def short(self) -> News:
         """Return what can be told in few words."""
-        return News(more=bool(self.jobs) or self.more, due=self.due, wish=self.wish, left=self.left[:10])
+        more, unnamed = bool(self.jobs) or self.more, bool(self.changed) or self.unnamed
+        kept = {"due": self.due, "wish": self.wish, "left": self.left[:10], "untidy": self.untidy}
+        return News(more=more, unnamed=unnamed, **t.cast(t.Any, kept))
+
+    def unwatched(self) -> News:
+        """Return what is left of it when nobody wants to hear of changes."""
+        return dataclasses.replace(self, changed=(), unnamed=False)
 
 
 def _check(holds: bool) -> None:
@@ -146,18 +157,20 @@ def _read_seconds(value: t.Any) -> float:
     return t.cast(float, value)
 
 
-def _read_more(value: t.Any) -> bool:
+def _read_flag(value: t.Any) -> bool:
     _check(isinstance(value, bool))
     return t.cast(bool, value)
 
 
 _READERS: dict[str, t.Callable[[t.Any], t.Any]] = {
     "jobs": _read_jobs,
-    "more": _read_more,
+    "more": _read_flag,
     "due": _read_seconds,
     "wish": _read_seconds,
     "left": _read_texts,
     "changed": _read_wholes,
+    "unnamed": _read_flag,
+    "untidy": _read_flag,
 }
 
 
@@ -166,11 +179,13 @@ class Teller(t.Protocol):
 
     #: Seconds after which everybody looks for themselves: what is due later need not be told.
     horizon: float
-    #: Whether anybody wants to hear of jobs that are changed.
-    watched: bool
 
     def tell(self, store: Store, news: News) -> None:
         """Take news of a transaction that is about to be committed."""
+        ...
+
+    def is_watched(self, store: Store) -> bool:
+        """Whether anybody, in any process, wants to hear of jobs that are changed."""
         ...
 
 
@@ -246,6 +261,9 @@ def _tell(session: Session) -> None:
     for hints in by_teller.values():
         store = hints[0].store
         news = _gather(store, hints)
+        # Asked now, not by the verb: who begins to watch meanwhile looks once others must know.
+        if (news.changed or news.unnamed) and not store.teller.is_watched(store):
+            news = news.unwatched()
         if news:
             store.teller.tell(store, news)
 
@@ -253,6 +271,7 @@ def _tell(session: Session) -> None:
 def _gather(store: Store, hints: t.Sequence[Hint]) -> News:
     news = [one.news for one in hints]
     ids = {id for one in hints for id in one.ids}
+    changed = tuple(dict.fromkeys(id for one in news for id in one.changed))
     news += [_read(store, sorted(ids)[:_MOST])] if ids else []
     jobs = collections.Counter[Fresh]()
     for one in news:
@@ -263,7 +282,9 @@ def _gather(store: Store, hints: t.Sequence[Hint]) -> News:
         due=min((one.due for one in news if one.due is not None), default=None),
         wish=min((one.wish for one in news if one.wish is not None), default=None),
         left=tuple(dict.fromkeys(user for one in news for user in one.left)),
-        changed=tuple(dict.fromkeys(id for one in news for id in one.changed)),
+        changed=changed if len(changed) <= _MOST else (),
+        unnamed=len(changed) > _MOST,
+        untidy=any(one.untidy for one in news),
     )
 
 

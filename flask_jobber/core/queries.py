@@ -68,7 +68,7 @@ def visible(
         for arm in find.arms_of(scope)
     ]
     ids = sa.union(*(sa.select(page) for page in pages)).subquery()
-    select = sa.select(*_seen(store)).join(ids, ids.c.id == c.id).order_by(c.id).limit(limit)
+    select = sa.select(*seen(store)).join(ids, ids.c.id == c.id).order_by(c.id).limit(limit)
     return list(store.execute(select))
 
 
@@ -99,21 +99,22 @@ def one(store: Store, scope: sa.ColumnElement[t.Any], job_id: int) -> Row:
     """
     if not 1 <= job_id <= MAX_ID:
         raise NotFound
-    select = sa.select(*_seen(store)).where(store.jobs.c.id == job_id, scope)
+    select = sa.select(*seen(store)).where(store.jobs.c.id == job_id, scope)
     row = store.execute(select).one_or_none()
     if row is None:
         raise NotFound
     return row
 
 
-def _seen(store: Store) -> list[sa.ColumnElement[t.Any]]:
+def seen(store: Store) -> list[sa.ColumnElement[t.Any]]:
+    """Return the columns of a job that others may see, and those that say who they are."""
     c = store.jobs.c
     # JSON's null is a result too.
     delivered = sa.case((c.result.is_(sa.null()), sa.false()), else_=sa.true()).label("delivered")
     return [
         c.id, c.type, c.data, c.queue, c.priority, c.state, c.attempts, c.failures, c.max_attempts,
         c.progress, c.note, c.result, c.locked_by, c.created_at, c.run_at, c.finished_at,
-        c.series, c.owner_ref, c.has_files, delivered,
+        c.series, c.owner_ref, c.has_files, c.updated_at, delivered,
     ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from .payload import canonical, check_error, check_json, check_seconds
 from .process import call_processor, describe, has_say
 from .states import State, Verb
 from .store import Store, missed
-from .transition import Change, announce, is_heard
+from .transition import Change, announce_if_heard
 
 logger = logging.getLogger("flask_jobber")
 
@@ -78,9 +78,12 @@ def _deliver_at_once(
     key = ("deliver", store.settings.late_results, holder.scope.key)
     written = store.run(key, lambda: _at_once(store, holder), values).all()
     keys = [(row.job_id, row.attempt) for row in written]
-    if is_heard(store):
-        was = (State.LOCKED, State.SUCCEEDED)
-        announce(store, [Change(Verb.DELIVER, id_, *was, attempt, holder.locker) for id_, attempt in keys])
+    was = (State.LOCKED, State.SUCCEEDED)
+    announce_if_heard(
+        store,
+        [id_ for id_, _ in keys],
+        lambda: [Change(Verb.DELIVER, id_, *was, attempt, holder.locker) for id_, attempt in keys],
+    )
     return {key: Outcome(said[key], State.SUCCEEDED) for key in keys}
 
 

@@ -31,6 +31,7 @@ _SIGNALS_OF_VERBS: dict[Verb, NamedSignal] = {
     Verb.RELEASE: signals.job_released,
     Verb.RETRY: signals.job_retried,
 }
+_ALL_SIGNALS = (*_SIGNALS.values(), *_SIGNALS_OF_VERBS.values())
 _HISTORY = ("job_id", "from_state", "to_state", "attempt", "locker", "reason", "error", "by")
 
 
@@ -137,11 +138,12 @@ def _check(changes: t.Iterable[Change]) -> None:
         assert change.to_state in row.to_states, f"no such transition: {change}"
 
 
-def is_heard(store: Store) -> bool:
-    """Whether somebody hears of changes, or the session holds objects of what may be changed."""
-    if store.session.identity_map or store.teller.watched:
-        return True
-    return any(signal.receivers for signal in (*_SIGNALS.values(), *_SIGNALS_OF_VERBS.values()))
+def announce_if_heard(store: Store, ids: t.Sequence[int], changes: t.Callable[[], list[Change]]) -> None:
+    """Announce what has been written; its changes are made only if somebody hears of them."""
+    if store.session.identity_map or any(signal.receivers for signal in _ALL_SIGNALS):
+        announce(store, changes())
+    elif ids:
+        hint(store, changed=tuple(ids))
 
 
 def announce(store: Store, changes: t.Sequence[Change]) -> None:
@@ -163,10 +165,10 @@ def _hint(store: Store, changes: t.Sequence[Change]) -> None:
     fit = [id for id, one in last.items() if one.to_state in _WAITING and one.verb is not Verb.ENQUEUE]
     if fit:
         hint(store, ids=tuple(fit))
-    # Whoever tidies is to hear of those that are to be processed again.
-    told = [id for id, one in last.items() if store.teller.watched or one.to_state is State.SUBMITTED]
-    if told:
-        hint(store, changed=tuple(told))
+    if last:
+        # Whoever tidies is to hear of those that are to be processed again.
+        submitted = any(one.to_state is State.SUBMITTED for one in last.values())
+        hint(store, changed=tuple(last), untidy=submitted)
 
 
 def _signal(change: Change) -> NamedSignal:

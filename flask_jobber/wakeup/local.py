@@ -26,6 +26,9 @@ class Local:
         for ear in tuple(self._ears):
             ear.hear(text)
 
+    def is_watched(self, store: Store) -> bool:
+        return False
+
     def listen(self) -> LocalEar | WireEar:
         ear = LocalEar(self._ears.remove)
         self._ears.append(ear)

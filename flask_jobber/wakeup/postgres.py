@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import selectors
 import typing as t
+import zlib
 
 import sqlalchemy as sa
 
 from ..core.store import Store
 from .transport import Bell, keep_alive
+
+# The first of the two keys of our advisory locks.
+_LOCKS = 0x4A0B
 
 
 class Postgres:
@@ -33,8 +37,23 @@ class Postgres:
         with self._engine.begin() as connection:
             connection.execute(_notify(self._channel, text))
 
+    def is_watched(self, store: Store) -> bool:
+        return bool(store.execute(_watched(_key(self._channel))).scalar_one())
+
     def listen(self) -> PostgresEar:
         return PostgresEar(self._engine, self._channel)
+
+
+def _key(channel: str) -> int:
+    return zlib.crc32(channel.encode()) & 0x7FFF_FFFF
+
+
+def _watched(key: int) -> sa.TextClause:
+    """Return a look for the lock that those who watch share: it goes with their connections."""
+    here = "SELECT oid FROM pg_database WHERE datname = current_database()"
+    keys = f"classid = {_LOCKS} AND objid = {key} AND objsubid = 2"
+    found = f"SELECT FROM pg_locks WHERE locktype = 'advisory' AND {keys} AND database = ({here})"
+    return sa.text(f"SELECT EXISTS ({found})")
 
 
 def _notify(channel: str, text: str) -> sa.Select[t.Any]:
@@ -48,6 +67,7 @@ class PostgresEar:
         pooled = engine.raw_connection()
         pooled.detach()
         self._connection = t.cast(t.Any, pooled.dbapi_connection)
+        self._key = _key(channel)
         self._bell, self._selector = Bell(), selectors.DefaultSelector()
         try:
             self._connection.autocommit = True
@@ -67,6 +87,10 @@ class PostgresEar:
 
     def stir(self) -> None:
         self._bell.ring()
+
+    def watch(self, watching: bool) -> None:
+        verb = "pg_advisory_lock_shared" if watching else "pg_advisory_unlock_shared"
+        self._connection.execute(f"SELECT {verb}({_LOCKS}, {self._key})")
 
     def close(self) -> None:
         self._selector.close()

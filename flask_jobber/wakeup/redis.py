@@ -14,6 +14,7 @@ import time
 import typing as t
 
 from ..core.news import News
+from ..core.store import Store
 from ..errors import SetupError
 from .local import Local
 from .transport import WireEar, keep_alive
@@ -82,8 +83,16 @@ class Redis(Local):
             self._missed = True
             logger.warning("Redis was not told of new jobs: %s", error, extra={"action": "tell"})
 
+    def is_watched(self, store: Store) -> bool:
+        try:
+            [(_, watching)] = self._broker.pubsub_numsub(_watched(self._channel))
+            return bool(watching)
+        except Exception as error:  # whatever it is, the transaction shall be committed
+            logger.warning("Redis was not asked who watches: %s", error, extra={"action": "tell"})
+            return True
+
     def listen(self) -> WireEar:
-        ear = RedisEar(self._ears.remove, self._origin)
+        ear = RedisEar(self._ears.remove, self._origin, _watched(self._channel))
         self._ears.append(ear)
         try:
             ear.connect(self._broker, self._channel)
@@ -95,15 +104,21 @@ class Redis(Local):
         return ear
 
 
+def _watched(channel: str) -> str:
+    """Return the channel that those hear who watch; nothing is told there."""
+    return f"{channel}:watch"
+
+
 class RedisEar(WireEar):
     """A connection of its own, or none for a while.
 
     :param origin: of what is told in this process, and heard already.
+    :param watched: the channel of those who watch.
     """
 
-    def __init__(self, leave: t.Callable[[t.Any], None], origin: bytes) -> None:
+    def __init__(self, leave: t.Callable[[t.Any], None], origin: bytes, watched: str) -> None:
         super().__init__(leave)
-        self._origin = origin
+        self._origin, self._watched = origin, watched
         self._connection: t.Any = None
         self._error: Exception | None = None
         self._until = 0.0
@@ -139,11 +154,17 @@ class RedisEar(WireEar):
         while len(heard) < _MOST:
             if not self._connection.can_read(timeout=0):
                 break
-            heard.append(self._read()[-1])
+            kind, *_, said = self._read()
+            if kind == b"message":
+                heard.append(said)
         else:
             self.stir()  # what is left has been read from the socket, perhaps
         parts = (message.partition(b" ") for message in heard)
         return [text.decode(errors="replace") for origin, _, text in parts if origin != self._origin]
+
+    def watch(self, watching: bool) -> None:
+        if self._connection is not None:
+            self._connection.send_command("SUBSCRIBE" if watching else "UNSUBSCRIBE", self._watched)
 
     def _read(self) -> t.Any:
         return self._connection.read_response(disable_decoding=True, push_request=True)

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 import sqlalchemy as sa
 
 from ..core.news import News
+from ..core.store import Store
 from .local import Local
 from .transport import LocalEar, WireEar
 
@@ -31,6 +32,8 @@ _FULL = 8
 _MOST = 1000
 _MORE = News(more=True).write()
 _ENDING = "-wakeup"
+# Ends the name of a file that is there while the process of a socket watches.
+_WATCHES = ".watches"
 # Begins the name of a socket that does not hear yet.
 _NEW = ".new-"
 
@@ -65,12 +68,19 @@ class Sqlite(Local):
             with _Folder(self._file) as folder:
                 mine = {ear.name for ear in tuple(self._ears) if isinstance(ear, SqliteEar) and ear.is_here}
                 for name in folder.names(self._prefix):
-                    if name not in mine:
+                    if name not in mine and not name.endswith(_WATCHES):
                         folder.send(name, text)
         except FileNotFoundError:
             pass  # nobody has listened yet
         except OSError as error:
             logger.warning("other processes were not told of new jobs: %s", error, extra={"action": "tell"})
+
+    def is_watched(self, store: Store) -> bool:
+        try:
+            with _Folder(self._file) as folder:
+                return bool(folder.names(self._prefix, _WATCHES))
+        except OSError:  # nobody has listened yet; and whoever tells says what is wrong
+            return False
 
     def listen(self) -> LocalEar | WireEar:
         ear = SqliteEar(self._ears.remove, self._prefix)
@@ -117,6 +127,10 @@ class SqliteEar(WireEar):
         self._folder.bind(self._socket, self.name)
         self.attend(self._socket.fileno())
 
+    def watch(self, watching: bool) -> None:
+        if self._folder is not None:
+            (self._folder.mark if watching else self._folder.remove)(self.name + _WATCHES)
+
     def receive(self) -> list[str]:
         assert self._socket  # waited for
         heard: list[bytes] = []
@@ -130,6 +144,7 @@ class SqliteEar(WireEar):
         super().close()
         if self._folder is not None:
             self._folder.remove(self.name)
+            self._folder.remove(self.name + _WATCHES)
             self._folder.close()
         if self._socket is not None:
             self._socket.close()
@@ -177,8 +192,8 @@ class _Folder:
         if above.st_mode & stat.S_ISVTX and os.fstat(self._fd).st_uid not in owners:
             raise PermissionError(errno.EPERM, "it belongs to somebody else", self._path)
 
-    def names(self, prefix: str) -> list[str]:
-        return [name for name in os.listdir(self._fd) if name.startswith(prefix)]
+    def names(self, prefix: str, ending: str = "") -> list[str]:
+        return [name for name in os.listdir(self._fd) if name.startswith(prefix) and name.endswith(ending)]
 
     def bind(self, one: socket.socket, name: str) -> None:
         """Give a socket its name, once whoever sends to it is heard: a deaf one would be removed."""
@@ -186,6 +201,10 @@ class _Folder:
         one.bind(self._address(new))
         _give(new, self._database, os.fstat(self._fd).st_mode & 0o666, self._fd)
         os.rename(new, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def mark(self, name: str) -> None:
+        """Make an empty file."""
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY, stat.S_IRUSR | stat.S_IWUSR, dir_fd=self._fd))
 
     def send(self, name: str, text: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as one:
@@ -195,7 +214,8 @@ class _Folder:
             except (BlockingIOError, FileNotFoundError):
                 pass  # it is full, and will be looked for more; or closed
             except ConnectionRefusedError:
-                self.remove(name)  # its process was killed
+                for one_of_it in (name, name + _WATCHES):
+                    self.remove(one_of_it)  # its process was killed
             except OSError as error:
                 logger.warning("%s was not told of new jobs: %s", name, error, extra={"action": "tell"})
 

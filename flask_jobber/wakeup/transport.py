@@ -30,6 +30,10 @@ class Ear(t.Protocol):
         """Let :meth:`wait` return at once; from any thread."""
         ...
 
+    def watch(self, watching: bool) -> None:
+        """Let every process know whether this one wants to hear of jobs that are changed, until closed."""
+        ...
+
     def close(self) -> None:
         """Hear no more."""
         ...
@@ -47,6 +51,10 @@ class Transport(t.Protocol):
 
     def say(self, text: str) -> None:
         """Let everybody hear it now."""
+        ...
+
+    def is_watched(self, store: Store) -> bool:
+        """Whether an ear that it reaches, in another process, watches. It may ask the database."""
         ...
 
     def listen(self) -> Ear:
@@ -99,6 +107,9 @@ class LocalEar:
     def stir(self) -> None:
         self._told.put(None)
 
+    def watch(self, watching: bool) -> None:
+        """Who tells is this process, and knows."""
+
     def close(self) -> None:
         self._leave(self)
 
@@ -132,6 +143,9 @@ class WireEar:
 
     def stir(self) -> None:
         self._bell.ring()
+
+    def watch(self, watching: bool) -> None:
+        raise NotImplementedError
 
     def close(self) -> None:
         self._leave(self)

@@ -17,6 +17,7 @@ from .lookout import Lookout
 from .room import Room, Waiter
 from .server import most_waiters
 from .transport import Ear, Transport
+from .watchers import Watcher, Watchers
 
 logger = logging.getLogger("flask_jobber")
 #: Looks at the database: the news, and the seconds until there may be more.
@@ -30,6 +31,9 @@ _LONGEST_PAUSE = 15.0
 _FAREWELL = 5.0
 # The system knows of no wait over 24 days.
 _LONGEST_WAIT = 86_400.0
+# Seconds for which a process that changes jobs goes by what it has learnt of whether somebody
+# watches; and some more, in which who has asked just before commits.
+_NOTICE, _SLACK = 10.0, 1.0
 
 
 class Wakeup:
@@ -46,11 +50,11 @@ class Wakeup:
     def __init__(self, look: Look, transport: t.Callable[[], Transport], horizon: float) -> None:
         self.room = Room()
         self.horizon = horizon
-        self.watched = False
         #: How often something was heard, or may have been missed.
         self.heard = 0
+        self.watchers = Watchers()
         self._look_at, self._choose = look, transport
-        self.lookout = Lookout(self.room.close)
+        self.lookout = Lookout(self._dismiss)
         self._lock = threading.Lock()
         self._places = 0
         self._thread: threading.Thread | None = None
@@ -60,6 +64,10 @@ class Wakeup:
         #: By the monotonic clock: when to look, when to look for everything.
         self._due, self._full = math.inf, 0.0
         self._last_seen = 0.0
+        #: Whether others are known to watch, and until when this is believed.
+        self._is_watched, self._believed = False, 0.0
+        #: Whether others know that somebody watches here, who watched last, and when these are to look.
+        self._watching, self._last_watched, self._catch_up = False, -math.inf, math.inf
 
     @functools.cached_property
     def transport(self) -> Transport:
@@ -74,6 +82,35 @@ class Wakeup:
     def say(self, news: News) -> None:
         """Tell everybody now."""
         self.transport.say(_written(news))
+
+    def is_watched(self, store: Store) -> bool:
+        """Whether anybody watches, see :class:`~flask_jobber.core.news.Teller`; asked now and then."""
+        if len(self.watchers):
+            return True
+        now = time.monotonic()
+        if now >= self._believed:
+            self._is_watched = self.transport.is_watched(store)
+            self._believed = now + _NOTICE
+        return self._is_watched
+
+    def see_off(self, sender: object, user: t.Any = None, **facts: t.Any) -> None:
+        """Tell everybody that a user has logged out; a logout never fails for it."""
+        try:
+            left = user.get_id()
+            if left is not None:
+                assert self.transport  # chosen here, in the context of an app
+                # Not here: the request may hold the last connection there is.
+                threading.Thread(
+                    target=self._say_left, args=(left,), name="jobber-logout", daemon=True
+                ).start()
+        except Exception:  # the app's own user, or the system's
+            logger.exception("a logout could not be told", extra={"action": "logout"})
+
+    def _say_left(self, user_id: str) -> None:
+        try:
+            self.say(News(left=(user_id,)))
+        except Exception:  # the database's, or the broker's
+            logger.exception("a logout could not be told", extra={"action": "logout"})
 
     # -- waiting ---------------------------------------------------------------------------
 
@@ -94,26 +131,45 @@ class Wakeup:
         """Let somebody wait, who looks for the first time after this."""
         self.room.enter(waiter)
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                assert self.transport  # chosen here, in the context of an app
-                self._full = self._last_seen = 0.0
-                self._thread = threading.Thread(target=self._run, name="jobber-wakeup", daemon=True)
-                self._thread.start()
-            elif self._due == math.inf:  # something was due when nobody waited
+            if not self._start() and self._due == math.inf:  # something was due when nobody waited
                 self._due = 0.0
                 self._stir()
 
     def leave(self, waiter: Waiter) -> None:
         self.room.leave(waiter)
 
+    def watch(self, watcher: Watcher) -> None:
+        """Let somebody watch, who looks for the first time after this; in the context of an app."""
+        self.watchers.enter(watcher)
+        with self._lock:
+            if not self._start() and not self._watching:
+                self._stir()
+
+    def unwatch(self, watcher: Watcher) -> None:
+        self.watchers.leave(watcher)
+
     def close(self) -> None:
         """Let nobody wait any longer, and stop listening."""
         self._closed.set()
-        self.room.close()
+        self._dismiss()
         self._stir()
         thread = self._thread
         if thread is not None:
             thread.join(_FAREWELL)
+
+    def _dismiss(self) -> None:
+        self.room.close()
+        self.watchers.close()
+
+    def _start(self) -> bool:
+        """Let the thread run; return whether it did not."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        assert self.transport  # chosen here, in the context of an app
+        self._full = self._last_seen = 0.0
+        self._thread = threading.Thread(target=self._run, name="jobber-wakeup", daemon=True)
+        self._thread.start()
+        return True
 
     def _stir(self) -> None:
         ear = self._ear
@@ -137,11 +193,12 @@ class Wakeup:
 
     def _listen(self) -> None:
         with contextlib.closing(self.transport.listen()) as ear:
-            self._ear = ear
+            self._ear, self._watching = ear, False
             try:
-                self._look(everything=True)  # for what was told while nobody listened
+                # For what was told while nobody listened.
+                self._due = self._full = 0.0
                 self.heard += bool(self._fails)
-                self._fails = 0
+                self.watchers.hear(News(unnamed=True))
                 while not self._is_over():
                     self._turn(ear)
             finally:
@@ -150,7 +207,7 @@ class Wakeup:
     def _is_over(self) -> bool:
         with self._lock:
             now = time.monotonic()
-            if len(self.room) or not self._last_seen:
+            if len(self.room) or len(self.watchers) or not self._last_seen:
                 self._last_seen = now
             over = self._closed.is_set() or now > self._last_seen + _REST
             if over:
@@ -163,9 +220,30 @@ class Wakeup:
             self._look(everything=now >= self._full)
         elif self._due <= now:
             self._due = math.inf  # whoever comes next looks
-        until = self._due if len(self.room) else min(self._due, now + _REST)
+        self._mind(ear)
+        until = min(self._due, self._catch_up, self._rest(now))
         for text in ear.wait(min(max(until - time.monotonic(), 0), _LONGEST_WAIT)):
             self._hear(text)
+        self._fails = 0
+
+    def _rest(self, now: float) -> float:
+        """Return when something is to be given up because nobody needs it."""
+        if self._watching and not len(self.watchers):
+            return self._last_watched + _REST
+        return math.inf if len(self.room) or len(self.watchers) else now + _REST
+
+    def _mind(self, ear: Ear) -> None:
+        """Let others know that somebody watches here; let these look for what others did before they knew."""
+        now = time.monotonic()
+        self._last_watched = now if len(self.watchers) else self._last_watched
+        every = self.transport.look_every
+        if self._watching is not (watching := now < self._last_watched + _REST):
+            ear.watch(watching)
+            first = _NOTICE + _SLACK if every is None else every
+            self._watching, self._catch_up = watching, now + first if watching else math.inf
+        if self._catch_up <= now:
+            self._catch_up = math.inf if every is None else now + every
+            self.watchers.hear(News(unnamed=True))
 
     def _look(self, *, everything: bool) -> None:
         began = time.monotonic()
@@ -191,6 +269,7 @@ class Wakeup:
             self._full = min(self._full, now + news.wish)
         self._due = min(self._due, self._full, math.inf if news.due is None else now + news.due)
         self.room.hear(news)
+        self.watchers.hear(news)
 
 
 def _written(news: News) -> str:

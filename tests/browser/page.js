@@ -24,6 +24,13 @@ window.make = (options) => {
   return (window.jobber = jobber);
 };
 
+/** Hear of jobs, as a test wants it; `jobber` is made with it. */
+window.hear = (filter, options) => {
+  window.heard = [];
+  const told = (job) => window.heard.push(job && { id: job.id, state: job.state, progress: job.progress });
+  window.leave = window.make(options).events(filter, told);
+};
+
 /** Come again as a crashed tab does: the client hears nothing of its end. */
 window.crash = () => {
   window.crashed = true;

@@ -107,6 +107,19 @@ def add_strings(app: Flask) -> None:
         if request.path.startswith("/jobber/") and request.method != "GET":
             tokens.append(request.headers.get("X-CSRFToken"))
 
+    @strings.get("/places")
+    def count_places() -> dict[str, int]:
+        wakeup = jobber.wakeup
+        return {"waiting": len(wakeup.room), "watching": len(wakeup.watchers), "taken": wakeup._places}
+
+    @strings.post("/cut")
+    def cut() -> str:
+        """End every stream, as a proxy may."""
+        for watcher in list(jobber.wakeup.watchers._watchers):
+            watcher.dismissed = True
+            watcher.ring()
+        return "ok"
+
     @strings.get("/tokens")
     def show_tokens() -> list[str | None]:
         return tokens

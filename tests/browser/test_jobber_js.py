@@ -688,3 +688,136 @@ def test_a_logout_aborts_and_a_login_resumes(site: Site, visitor: BrowserContext
     assert [job_id] == tab.page.evaluate("aborted")
     tab.finish(job_id)
     site.wait(job_id, state="succeeded", attempts=1, failures=0)
+
+
+def places(site: Site, **values: int) -> None:
+    """Wait until so many wait or watch."""
+    until(
+        lambda: values.items() <= site.ask("/test/places").items(),
+        f"{values}",
+        lambda: site.ask("/test/places"),
+    )
+
+
+def test_a_new_job_starts_at_once(site: Site, tab: Tab) -> None:
+    """The server's answer waits for it; the client asks nothing meanwhile."""
+    tab.start(types=["square"])
+    places(site, waiting=1)
+    tab.wait("idle", retryAfter=0)
+    asked = len(site.ask("/test/tokens"))
+    job_id = site.enqueue("square", 3)
+    site.wait(job_id, state="succeeded")
+    # The claim that waited brought it; its result, and perhaps the next claim, came after.
+    assert len(site.ask("/test/tokens")) - asked in (1, 2)
+
+
+def test_stop_frees_the_place_where_a_claim_waits(site: Site, tab: Tab) -> None:
+    """At once, without a word of trouble; a job that comes then is nobody's."""
+    tab.start(types=["square"])
+    places(site, waiting=1)
+    tab.page.evaluate("jobber.stop()")
+    places(site, waiting=0, taken=0)
+    assert site.job(site.enqueue("square", 3))["state"] == "queued"
+    tab.wait("stopped")
+    assert "error" not in tab.names
+
+
+def test_a_page_that_goes_frees_its_places(site: Site, tab: Tab) -> None:
+    """That of its claim and that of its events."""
+    tab.page.evaluate("hear({}, {})")
+    tab.page.evaluate("void jobber.start()")
+    places(site, waiting=1, watching=1)
+    tab.page.goto("about:blank")
+    places(site, waiting=0, watching=0, taken=0)
+
+
+def test_without_a_wait_a_claim_is_answered_at_once(site: Site, tab: Tab) -> None:
+    tab.start(types=["square"], waitSeconds=0)
+    tab.wait("idle")
+    assert site.ask("/test/places")["waiting"] == 0
+    assert tab.seen[0]["retryAfter"] > 0
+
+
+def test_a_claim_that_is_answered_after_the_stop_is_given_back(site: Site, tab: Tab) -> None:
+    """Its answer had begun when the client was stopped."""
+    job_id = site.enqueue("square", 3)
+    tab.page.evaluate(
+        """() => {
+          const read = Response.prototype.json;
+          Response.prototype.json = async function () {
+            const answer = await read.call(this);
+            if (answer.jobs) jobber.stop();
+            return answer;
+          };
+          make({ types: ["square"] }).start();
+        }"""
+    )
+    site.wait(job_id, state="queued", attempts=1)
+    assert site.job(job_id)["reasons"][-1] == "release"
+
+
+def heard(tab: Tab, **values: t.Any) -> None:
+    """Wait until the page has heard of a job with these values."""
+    told = lambda: tab.page.evaluate("heard")  # noqa: E731
+    until(lambda: any(values.items() <= (job or {}).items() for job in told()), f"{values}", told)
+
+
+def test_a_page_hears_of_jobs(site: Site, tab: Tab) -> None:
+    """Of those it asks for, progress too, until it leaves."""
+    other = site.enqueue("hold")
+    job_id = site.enqueue("telling")
+    tab.page.evaluate("id => hear({ job: [id] }, { types: ['telling'] })", job_id)
+    places(site, watching=1)
+    site.cancel(other)
+    tab.page.evaluate("void jobber.start()")
+    heard(tab, id=job_id, state="locked", progress=0.5)
+    site.cancel(job_id)
+    heard(tab, id=job_id, state="cancelled")
+    assert {job["id"] for job in tab.page.evaluate("heard")} == {job_id}
+    tab.page.evaluate("leave()")
+    places(site, watching=0)
+
+
+def test_a_broken_stream_goes_on(site: Site, tab: Tab) -> None:
+    """With what happened meanwhile, though the server was in trouble too."""
+    tab.page.evaluate("hear({ type: 'none' }, {})")
+    places(site, watching=1)
+    heard(tab, id=site.enqueue("none"))
+    site.refuse("GET", 1)
+    site.ask("/test/cut", {})
+    places(site, watching=0)
+    job_id = site.enqueue("none")
+    heard(tab, id=job_id, state="queued")
+    places(site, watching=1)
+    site.cancel(job_id)
+    heard(tab, id=job_id, state="cancelled")
+
+
+def test_events_end_at_logout(site: Site, visitor: BrowserContext, tab: Tab) -> None:
+    """Of this user, and nobody asks again."""
+    tab.page.evaluate("hear({}, {})")
+    places(site, watching=1)
+    visitor.request.get("/logout")
+    tab.wait("unauthorized")
+    places(site, watching=0, taken=0)
+    assert tab.names == ["unauthorized"]
+
+
+def test_a_page_that_comes_back_hears_again(site: Site, tab: Tab) -> None:
+    """From the browser's cache, of what it has missed."""
+    tab.page.evaluate("hear({ type: 'none' }, {})")
+    places(site, watching=1)
+    heard(tab, id=site.enqueue("none"))
+    tab.page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide', { persisted: true }))")
+    places(site, watching=0)
+    job_id = site.enqueue("none")
+    tab.page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
+    heard(tab, id=job_id)
+
+
+def test_a_page_that_may_have_missed_something_is_told_so(site: Site, tab: Tab) -> None:
+    """Its first try came to nothing: it is to list its jobs again."""
+    site.refuse("GET", 1)
+    tab.page.evaluate("hear({ type: 'none' }, {})")
+    places(site, watching=1)
+    until(lambda: tab.page.evaluate("heard") == [None], "a reset", lambda: tab.page.evaluate("heard"))

@@ -1,6 +1,7 @@
 // The page of a picture: it grows, its painters are counted, and this tab may be one of them.
 
-const POLL_MS = 400;
+import { Jobber } from "/jobber/jobber.js";
+
 const RECENT_SECONDS = 10;
 // The angle that keeps any number of hues apart.
 const GOLDEN_ANGLE = 137.5;
@@ -134,7 +135,24 @@ function hire() {
 $("paint").onclick = () => paint($("paint").ariaPressed !== "true");
 if (sessionStorage.getItem("painting")) paint(true);
 
-async function watch() {
+// The picture, whenever one of its tiles is handed out or painted
+
+let stale = true;
+let looking = false;
+
+/** Look at the picture; of what happens meanwhile, once more afterwards. */
+async function look() {
+  stale = true;
+  if (looking) return;
+  looking = true;
+  while (stale) {
+    stale = false;
+    await fetchProgress();
+  }
+  looking = false;
+}
+
+async function fetchProgress() {
   try {
     const response = await fetch(`${url}/progress`);
     if (response.redirected) location.assign("/");
@@ -142,7 +160,10 @@ async function watch() {
   } catch {
     $("status").textContent = "The server does not answer.";
   }
-  setTimeout(watch, POLL_MS);
 }
 
-watch();
+const hearing = new Jobber({ url: "/jobber" });
+hearing.addEventListener("unauthorized", () => location.assign("/"));
+hearing.addEventListener("error", look);
+hearing.events({ type: "tile" }, look);
+look();

@@ -73,12 +73,54 @@ export interface JobberOptions {
    * heartbeat is due every third of it. `null` leaves it to the job and the app.
    */
   leaseSeconds?: number | null;
+  /**
+   * How long the server may wait for a job before it answers a claim. Default: 25; 0 makes it answer at once. It waits
+   * for no longer than it is set to, and asks to be left alone for a while where it has no place to wait in.
+   */
+  waitSeconds?: number;
   /** Where the blueprint is, absolute or from the root: `"/jobber"`. Default: where this module was loaded from. */
   url?: string;
   /** Sent as `X-CSRFToken`. Default: the content of `<meta name="csrf-token">`, which a worker cannot see. */
   csrfToken?: string;
   /** Sent with every request: `{"Jobber-Node": "lab-3"}`. */
   headers?: Record<string, string>;
+}
+
+/** A job as whoever may see it does. */
+export interface SeenJob<Data = any, Result = any> {
+  readonly id: number;
+  readonly type: string;
+  readonly data: Data;
+  readonly queue: string;
+  readonly priority: number;
+  readonly state:
+    | "queued" | "scheduled" | "locked" | "submitted" | "succeeded" | "failed" | "cancelled" | "expired";
+  readonly attempt: number;
+  readonly failures: number;
+  readonly max_attempts: number;
+  /** From 0 to 1. */
+  readonly progress: number | null;
+  readonly note: string | null;
+  /** Null also when this visitor may not see it. */
+  readonly result: Result | null;
+  readonly error: { type: string; message: string; traceback?: string | null } | null;
+  readonly enqueued_at: string;
+  readonly run_at: string | null;
+  readonly finished_at: string | null;
+  readonly series: string | null;
+  readonly owner: string | null;
+  readonly href: string;
+  readonly attachments: Attachment[];
+}
+
+/** Which jobs to hear of; all that the visitor may see otherwise. */
+export interface EventsFilter {
+  /** An id, or up to 100. */
+  job?: number | number[];
+  type?: string;
+  queue?: string;
+  /** The reference of a thing: `<table>/<key>`. */
+  owner?: string;
 }
 
 /** What the server, or the way to it, answered instead of what was asked for. */
@@ -115,7 +157,7 @@ export interface JobberEvents {
   released: CustomEvent<{ job: Job }>;
   /** The job is another's, cancelled or out of sight (`error.code`); the signal is aborted. */
   lost: CustomEvent<{ job: Job; error: Refusal }>;
-  /** There was nothing to claim; the next try comes in so many seconds. */
+  /** There is nothing to claim: the server waits for a job, or the next try comes in so many seconds. */
   idle: CustomEvent<{ retryAfter: number }>;
   /** Nobody is logged in. The client stops; what it held is resumed by `start()` when the same visitor is back. */
   unauthorized: CustomEvent<{ error: Refusal }>;
@@ -153,6 +195,12 @@ export class Jobber extends EventTarget {
   start(): this;
   /** Claim no more and finish the jobs in hand; `now` aborts and releases them. Resolves when all have ended. */
   stop(options?: { now?: boolean }): Promise<void>;
+  /**
+   * Hear of jobs that are changed: the callback gets each as it is then, perhaps twice, or null when too much has
+   * changed to be told and the page is to list them again. It goes on by itself after a lost connection and when the
+   * page comes back; it ends when nobody is logged in (`unauthorized`). Returns the function that ends it.
+   */
+  events(filter: EventsFilter, callback: (job: SeenJob | null) => void): () => void;
   /** Put a file beside the result of a job in hand, before the handler returns; throws a `Refusal`. */
   attach(job: Job, name: string, blob: Blob, signal?: AbortSignal): Promise<Attachment>;
   /** Get a file of a job, to be read as a stream or by `blob()`; throws a `Refusal`. */

@@ -10,6 +10,11 @@ const RELEASE_PATIENCE_SECONDS = 30;
 // The document that a reload ends may give up its locks some time after the next one starts.
 const LOCK_PATIENCE_SECONDS = 5;
 const MAX_BACKOFF_SECONDS = 60;
+const WAIT_SECONDS = 25;
+// A claim that is not answered by then waits for a job.
+const IDLE_AFTER_SECONDS = 0.5;
+// The server gives a sign of life every 15 seconds.
+const SILENCE_SECONDS = 45;
 const MAX_PAUSE_SECONDS = 3600;
 // Browsers let no more than 64 KiB outlive a page; a character is three bytes at most.
 const KEEPALIVE_CHARACTERS = 16_000;
@@ -47,10 +52,11 @@ export class Jobber extends EventTarget {
   #run = null;
   #ended = Promise.resolve();
   #parked = false;
+  #streams = new Set();
 
   constructor({ url, csrfToken, headers, ...options } = {}) {
     super();
-    this.#options = { limit: 1, leaseSeconds: LEASE_SECONDS, ...options };
+    this.#options = { limit: 1, leaseSeconds: LEASE_SECONDS, waitSeconds: WAIT_SECONDS, ...options };
     this.#server = new Server(url, csrfToken, headers, (refusal) => this.#meetTrouble(refusal));
     this.#watchPage();
   }
@@ -76,6 +82,15 @@ export class Jobber extends EventTarget {
     this.#run = new AbortController();
     this.#ended = this.#live(this.#run);
     return this;
+  }
+
+  events(filter, callback) {
+    const stream = new Stream(this.#server, filter, callback, (name, detail) => this.#emit(name, detail));
+    this.#streams.add(stream.start());
+    return () => {
+      this.#streams.delete(stream);
+      stream.stop();
+    };
   }
 
   async stop({ now = false } = {}) {
@@ -104,10 +119,12 @@ export class Jobber extends EventTarget {
   #park() {
     this.#parked = this.running;
     this.stop({ now: true });
+    for (const stream of this.#streams) stream.stop();
   }
 
   #unpark() {
     if (this.#parked) this.start();
+    for (const stream of this.#streams) stream.start();
   }
 
   #hasten() {
@@ -146,16 +163,32 @@ export class Jobber extends EventTarget {
       await Promise.race([...this.#attempts].map((attempt) => attempt.done));
       return;
     }
-    const { jobs, retry_after: retryAfter } = await this.#server.send("POST", "claims", this.#claim(limit));
+    const asked = performance.now();
+    const { jobs, retry_after } = await this.#ask(limit, signal);
     for (const job of jobs) this.#take(this.#attempt(job), signal, "claimed");
-    if (jobs.length) return;
+    if (jobs.length || signal.aborted) return;
+    // A server that has waited need not be left alone for as long as one that had no place to wait in.
+    const retryAfter = Math.max(0, retry_after - (performance.now() - asked) / 1000);
     this.#emit("idle", { retryAfter });
     await pause(retryAfter, signal);
   }
 
+  async #ask(limit, signal) {
+    const idle = setTimeout(() => this.#emit("idle", { retryAfter: 0 }), 1000 * IDLE_AFTER_SECONDS);
+    const settle = () => clearTimeout(idle);
+    signal.addEventListener("abort", settle);
+    try {
+      return await this.#server.claim(this.#claim(limit), signal);
+    } finally {
+      signal.removeEventListener("abort", settle);
+      settle();
+    }
+  }
+
   #claim(limit) {
-    const { queues, leaseSeconds } = this.#options;
-    return { types: this.#types, queues, limit, lease_seconds: leaseSeconds ?? undefined };
+    const { queues, leaseSeconds, waitSeconds } = this.#options;
+    const lengths = { lease_seconds: leaseSeconds ?? undefined, wait_seconds: waitSeconds };
+    return { types: this.#types, queues, limit, ...lengths };
   }
 
   #attempt(job, lock) {
@@ -385,6 +418,95 @@ class Attempt {
   }
 }
 
+/** Events of jobs: one stream after the other, each from where the last one ended. */
+class Stream {
+  #server;
+  #path;
+  #callback;
+  #emit;
+  #run = null;
+  #cursor = null;
+  #retrySeconds = 1;
+  #tries = 0;
+
+  constructor(server, filter, callback, emit) {
+    const narrow = Object.entries(filter ?? {}).filter(([, value]) => value !== undefined && value !== null);
+    this.#path = `events?${new URLSearchParams(narrow.map(([name, value]) => [name, [value].flat().join(",")]))}`;
+    this.#server = server;
+    this.#callback = callback;
+    this.#emit = emit;
+  }
+
+  start() {
+    if (this.#run && !this.#run.signal.aborted) return this;
+    this.#run = new AbortController();
+    this.#live(this.#run.signal);
+    return this;
+  }
+
+  stop() {
+    this.#run.abort();
+  }
+
+  async #live(signal) {
+    for (let misses = 0; !signal.aborted; ) {
+      try {
+        this.#tries++;
+        await this.#hear(await this.#server.open(this.#path, this.#cursor, signal), signal);
+        misses = 0;
+        await pause(this.#retrySeconds, signal);
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!error.retryable && !(error.status >= 500)) return this.#giveUp(error);
+        await pause(error.retryAfter ?? backoff(misses++), signal);
+      }
+    }
+  }
+
+  async #hear(response, signal) {
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let text = ""; ; ) {
+      const { value, done } = await this.#read(reader);
+      if (done) return;
+      const blocks = (text + value).split("\n\n");
+      text = blocks.pop();
+      for (const block of blocks) if (!signal.aborted) this.#tell(block);
+    }
+  }
+
+  /** Read what comes, or the end, when nothing does although the connection seems to be there. */
+  async #read(reader) {
+    const silence = setTimeout(() => reader.cancel(), 1000 * SILENCE_SECONDS);
+    try {
+      return await reader.read().catch(unreachable);
+    } finally {
+      clearTimeout(silence);
+    }
+  }
+
+  #tell(block) {
+    const told = Object.fromEntries(block.split("\n").map((line) => line.split(/: ?(.*)/s)));
+    if (told.event) this.#call(told.event === "job" ? JSON.parse(told.data) : null);
+    if (told.retry) this.#retrySeconds = told.retry / 1000;
+    // An earlier try came to nothing, and nobody knows what has happened since.
+    if (this.#cursor === null && this.#tries > 1) this.#call(null);
+    this.#cursor = told.id ?? this.#cursor;
+  }
+
+  #call(job) {
+    try {
+      this.#callback(job);
+    } catch (error) {
+      this.#emit("error", { error });
+    }
+  }
+
+  #giveUp(error) {
+    this.stop();
+    this.#emit(error.status === 401 ? "unauthorized" : "error", { error });
+  }
+}
+
 /** Where a file of a job is; with the attempt of who holds it, where its holder puts it. */
 function fileUrl(job, name, attempt) {
   return `jobs/${job.id}/attachments/${encodeURIComponent(name)}${attempt ? `?attempt=${attempt}` : ""}`;
@@ -416,13 +538,39 @@ class Server {
     }
   }
 
-  async send(method, path, body) {
+  async send(method, path, body, signal, answered) {
     try {
-      return await ask(new URL(path, this.url), this.#request(method, JSON.stringify(body)));
+      return await ask(new URL(path, this.url), { ...this.#request(method, JSON.stringify(body)), signal }, answered);
     } catch (error) {
-      if (error.retryable || error.status >= 500 || error.status === 401) this.#onTrouble(error);
+      const trouble = error.retryable || error.status >= 500 || error.status === 401;
+      if (trouble && !signal?.aborted) this.#onTrouble(error);
       throw error;
     }
+  }
+
+  /** Claim. The signal ends the server's waiting; an answer that has begun is read, to be given back. */
+  async claim(body, signal) {
+    const waiting = new AbortController();
+    const leave = () => waiting.abort();
+    const answered = () => signal.removeEventListener("abort", leave);
+    signal.addEventListener("abort", leave);
+    try {
+      return await this.send("POST", "claims", body, waiting.signal, answered);
+    } catch (error) {
+      if (waiting.signal.aborted) return { jobs: [], retry_after: 0 };
+      throw error;
+    } finally {
+      answered();
+    }
+  }
+
+  /** Open a stream of events, which goes on after a cursor. */
+  async open(path, cursor, signal) {
+    const request = this.#request("GET");
+    if (cursor !== null) request.headers.set("Last-Event-ID", cursor);
+    const response = await fetch(new URL(path, this.url), { ...request, cache: "no-store", signal }).catch(unreachable);
+    if (response.ok) return response;
+    throw await refusal(response);
   }
 
   /** Send a Blob, whose type the browser says. */
@@ -527,8 +675,9 @@ function failure(error) {
   return { error: { type, message, traceback }, permanent, retry_seconds, cancel };
 }
 
-async function ask(url, request) {
+async function ask(url, request, answered) {
   const response = await fetch(url, request).catch(unreachable);
+  answered?.();
   if (response.status === 204) return null;
   if (response.ok) return response.json().catch(unreachable);
   throw await refusal(response);
