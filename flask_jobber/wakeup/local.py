@@ -15,6 +15,8 @@ class Local:
     :param look_every: seconds between two looks, when jobs may come from elsewhere.
     """
 
+    notice = 0.0
+
     def __init__(self, look_every: float | None = None) -> None:
         self.look_every = look_every
         self._ears: list[LocalEar | WireEar] = []

@@ -26,6 +26,8 @@ class Postgres:
     """
 
     look_every: float | None = None
+    #: To ask is a statement.
+    notice = 2.0
 
     def __init__(self, engine: sa.Engine, channel: str) -> None:
         self._engine, self._channel = engine, channel

@@ -44,6 +44,8 @@ class Transport(t.Protocol):
 
     #: Seconds between two looks where it does not reach everybody; ``None``: it does.
     look_every: float | None
+    #: Seconds for which a process that changes jobs goes by what it was told of who watches.
+    notice: float
 
     def tell(self, store: Store, text: str) -> None:
         """Let everybody hear it when the transaction of ``store``, which is about to be committed, is."""

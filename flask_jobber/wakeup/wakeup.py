@@ -31,9 +31,8 @@ _LONGEST_PAUSE = 15.0
 _FAREWELL = 5.0
 # The system knows of no wait over 24 days.
 _LONGEST_WAIT = 86_400.0
-# Seconds for which a process that changes jobs goes by what it has learnt of whether somebody
-# watches; and some more, in which who has asked just before commits.
-_NOTICE, _SLACK = 10.0, 1.0
+# Seconds in which who has just asked whether somebody watches has committed.
+_SLACK = 1.0
 
 
 class Wakeup:
@@ -90,7 +89,7 @@ class Wakeup:
         now = time.monotonic()
         if now >= self._believed:
             self._is_watched = self.transport.is_watched(store)
-            self._believed = now + _NOTICE
+            self._believed = now + self.transport.notice
         return self._is_watched
 
     def see_off(self, sender: object, user: t.Any = None, **facts: t.Any) -> None:
@@ -239,7 +238,7 @@ class Wakeup:
         every = self.transport.look_every
         if self._watching is not (watching := now < self._last_watched + _REST):
             ear.watch(watching)
-            first = _NOTICE + _SLACK if every is None else every
+            first = self.transport.notice + _SLACK if every is None else every
             self._watching, self._catch_up = watching, now + first if watching else math.inf
         if self._catch_up <= now:
             self._catch_up = math.inf if every is None else now + every
