@@ -237,6 +237,16 @@ def test_a_lease_that_is_given_while_others_wait_is_watched(patient: World, pool
     assert second.jobs() == [job_id]
 
 
+def test_a_series_goes_on_on_time(patient: World, pool: Pool) -> None:
+    """At its next slot, for who has waited since before it was there."""
+    first, second = start(patient, pool, "ann", "ann", lease_seconds=60)
+    with patient.session():
+        patient.jobber.schedule("pulse", "work", every=2)
+    [job_id] = first.jobs()
+    patient.client().deliver({"href": f"/jobs/{job_id}/attempts/1"})
+    assert second.jobs() > [job_id]
+
+
 def test_a_failed_job_comes_back_after_its_back_off(patient: World, pool: Pool) -> None:
     """To who waits."""
     job_id = patient.enqueue(backoff=Constant(1))
