@@ -141,7 +141,8 @@ def test_greenlets_wait_by_the_hundred(serve: Serve, store: World, call: Call) -
     with concurrent.futures.ThreadPoolExecutor(300) as readers:
         answers = [said["jobs"] for _, said in readers.map(Caller.answer, callers)]
     assert sorted(len(jobs) for jobs in answers) == [1] * 300
-    assert told(server, "/asked") - before < 4 * 300
+    # A claim is one statement on PostgreSQL, four on SQLite.
+    assert told(server, "/asked") - before < 5 * 300
 
 
 def test_a_killed_server_leaves_nothing_behind(serve: Serve, store: World, call: Call) -> None:

@@ -608,7 +608,7 @@ def test_a_folder_that_somebody_else_has_made_is_not_used(tmp_path: pathlib.Path
         ("sqlite://", None),
         ("sqlite:///:memory:", None),
         ("sqlite:////srv/a.db", "/srv/a.db"),
-        ("sqlite:///file:/srv/a%2520b.db?uri=true", "/srv/a b.db"),
+        (sa.URL.create("sqlite", database="file:/srv/a%20b.db", query={"uri": "true"}), "/srv/a b.db"),
         ("sqlite:///file:/srv/a.db?mode=ro&uri=true", "/srv/a.db"),
         ("sqlite:///file:///srv/a.db?uri=true", "/srv/a.db"),
         ("sqlite:///file:name?mode=memory&cache=shared&uri=true", None),
@@ -616,7 +616,7 @@ def test_a_folder_that_somebody_else_has_made_is_not_used(tmp_path: pathlib.Path
         ("sqlite:///a.db", os.path.realpath("a.db")),
     ],
 )
-def test_what_file_a_url_means(url: str, file: str | None) -> None:
+def test_what_file_a_url_means(url: str | sa.URL, file: str | None) -> None:
     assert file_of(sa.make_url(url)) == file
 
 

@@ -16,7 +16,6 @@ from flask_login import current_user
 
 from ..core.candidates import Wanted
 from ..core.claim import Claim, claim
-from ..core.news import Fresh, Lead, News
 from ..wakeup.lookout import is_gone, socket_of
 from ..wakeup.room import Waiter, read_wish
 from ..wakeup.wakeup import Wakeup
@@ -80,7 +79,7 @@ def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, until: float) ->
             room.look(waiter)
             _renew(call)
             waiter.wish = read_wish(call.store.Job, ask())
-            claims = _look_again(call, waiter, client)
+            claims = _commit(call, claim(call.store, waiter.wish.wanted))
             room.looked(waiter, len(claims))
     return claims
 
@@ -96,22 +95,6 @@ def looked_after(wakeup: Wakeup, client: Client) -> t.Iterator[None]:
         yield
     finally:
         wakeup.lookout.forget(client.socket)
-
-
-def _look_again(call: Call, waiter: Waiter, client: Client) -> list[Claim]:
-    """Claim, unless nobody is there any more to be given something."""
-    claims = claim(call.store, waiter.wish.wanted)
-    if claims and client.is_gone:
-        call.jobber.db.session.rollback()
-        call.jobber.wakeup.room.hear(_again(call, claims))
-        return []
-    return _commit(call, claims)
-
-
-def _again(call: Call, claims: list[Claim]) -> News:
-    """Return the news of jobs that others have found locked meanwhile."""
-    leads = t.cast(tuple[Lead, ...], (False,) * len(call.store.Job.__claim_by__))
-    return News(jobs={Fresh(one.type, one.queue, one.priority, leads=leads): 1 for one in claims})
 
 
 def _renew(call: Call) -> None:

@@ -95,6 +95,8 @@ class Feed:
     def run(self) -> None:
         """Work until the plan says that it is over."""
         try:
+            with self._plan.bell:
+                self._plan.expect(self)
             self._take_up()
             if not self._plan.orders.burst:
                 self._source.listen(self._ring)
@@ -115,6 +117,7 @@ class Feed:
             for job in self._running:
                 self._crew.abandon(job)
             self.ended = True
+            self._plan.pass_over(self)
             self._plan.bell.notify_all()
         self._source.close()
 
@@ -172,7 +175,7 @@ class Feed:
 
     def _listens_in_vain(self) -> bool:
         """Whether the source may give jobs for which there is nobody."""
-        may_do = self._plan.may_claim and self._plan.free and not self._taken_up
+        may_do = self._plan.may_claim and self._plan.share(self) and not self._taken_up
         return self._listens and not may_do and (self._rung or not self._plan.may_claim)
 
     def _rest(self) -> None:
@@ -268,7 +271,7 @@ class Feed:
     def _pause(self, now: float) -> float | None:
         """Return the seconds until there may be something to say without any bell."""
         times = [self._next_end(), *(run.next_beat for run in self._running.values())]
-        if self._plan.may_claim and self._plan.free and not self._taken_up:
+        if self._plan.may_claim and self._plan.share(self) and not self._taken_up:
             times.append(self._next_claim)
         soonest = min(times)
         return None if soonest == math.inf else max(soonest - now, 0)

@@ -73,15 +73,18 @@ class Plan:
         self._hungry: set[object] = set()
 
     def take(self, who: object, most: int) -> int:
-        """Take up to so many free slots; who was fed before others that wait leaves them half."""
-        mine = self._fed.setdefault(who, 0.0)
-        share = self.free
-        if any(self._fed[other] < mine for other in self._hungry if other is not who):
-            share //= 2
+        """Take up to so many free slots."""
+        share = self.share(who)
         taken = min(share, most, share if self._left is None else self._left)
         self._move(taken)
         self._asked += taken
         return taken
+
+    def share(self, who: object) -> int:
+        """Return how many slots are free for a feed: one fed before others that wait leaves them half."""
+        mine = self._fed.setdefault(who, 0.0)
+        waits = any(self._fed[other] < mine for other in self._hungry if other is not who)
+        return self.free // 2 if waits else self.free
 
     def use(self, taken: int, used: int) -> None:
         """Give back those of the slots taken for which there was no job."""
@@ -105,6 +108,11 @@ class Plan:
         self._fed[who] = time.monotonic()
         (self._hungry.add if hungry else self._hungry.discard)(who)
 
+    def expect(self, who: object) -> None:
+        """Note that a feed begins: it is to get its share from the start."""
+        self._fed.setdefault(who, 0.0)
+        self._hungry.add(who)
+
     def count_stuck(self, more: int) -> None:
         """Note that a handler was made to end, or that one of these has ended."""
         self.stuck += more
@@ -113,6 +121,7 @@ class Plan:
     def pass_over(self, who: object) -> None:
         """Leave nothing to a feed whose source is away."""
         self._hungry.discard(who)
+        self.bell.notify_all()
 
     @property
     def may_claim(self) -> bool:
