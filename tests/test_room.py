@@ -134,6 +134,29 @@ def test_who_finds_nothing_passes_the_call_on_to_another_scope(hall: Rung) -> No
     assert look(hall, other, 0) == []
 
 
+def test_a_call_for_what_is_gone_goes_no_further(hall: Rung) -> None:
+    """A rival, perhaps in another process, has been quicker than who was called."""
+    first = hall.add("first", wish(Job.priority > 5))
+    hall.add("other", wish(Job.priority > 4))
+    assert hall.hear() == ["first"]
+    hall.room.look(first)
+    assert hall.room.doubted(first) == {fresh()}
+    hall.room.looked(first, 0, gone=[fresh()])
+    assert hall.take() == []
+
+
+def test_it_is_asked_now_and_then_whether_the_job_is_there(hall: Rung) -> None:
+    """Not after each look in vain."""
+    waiters = [hall.add(str(number), wish(Job.priority > number)) for number in range(10)]
+    hall.hear()
+    asked = []
+    for number, waiter in enumerate(waiters):
+        hall.room.look(waiter)
+        asked += [number] if hall.room.doubted(waiter) else []
+        hall.room.looked(waiter, 0)
+    assert asked == [0, 1, 2, 4, 8]
+
+
 def test_who_leaves_unheard_passes_the_call_on(hall: Rung) -> None:
     """At the end of its wait, or when its client has gone."""
     first = hall.add("first")

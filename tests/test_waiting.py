@@ -16,6 +16,7 @@ from flask_login import current_user
 
 from conftest import MakeWorld
 from flask_jobber import Constant
+from flask_jobber.core.news import Fresh, News
 from support import User, World
 
 #: Seconds for which a claim waits that is to be woken, and in which it is.
@@ -235,6 +236,18 @@ def test_a_lease_that_is_given_while_others_wait_is_watched(patient: World, pool
     job_id = patient.enqueue()
     assert first.jobs() == [job_id]
     assert second.jobs() == [job_id]
+
+
+def test_a_job_that_is_gone_is_not_looked_for_by_all(patient: World, pool: Pool) -> None:
+    """Though each of them sees other jobs, and the one who was called found nothing."""
+    start(patient, pool, *(f"user{number}" for number in range(20)))
+    with patient.app.app_context():
+        room = patient.jobber.wakeup.room
+    with Statements(patient) as statements:
+        room.hear(News(jobs={Fresh("work", "default", leads=(None,)): 1}))
+        until(lambda: any(statement.startswith("SELECT (EXISTS") for statement in statements.seen))
+        threading.Event().wait(0.3)
+    assert len(statements.seen) < 10
 
 
 def test_a_series_goes_on_on_time(patient: World, pool: Pool) -> None:

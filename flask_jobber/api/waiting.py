@@ -16,6 +16,7 @@ from flask_login import current_user
 
 from ..core.candidates import Wanted
 from ..core.claim import Claim, claim
+from ..core.news import is_there
 from ..wakeup.lookout import is_gone, socket_of
 from ..wakeup.room import Waiter, read_wish
 from ..wakeup.wakeup import Wakeup
@@ -69,8 +70,7 @@ def _commit(call: Call, claims: list[Claim]) -> list[Claim]:
 
 def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, until: float) -> list[Claim]:
     room = call.jobber.wakeup.room
-    claims = _commit(call, claim(call.store, waiter.wish.wanted))
-    room.looked(waiter, len(claims))
+    claims = _look(call, waiter)
     with looked_after(call.jobber.wakeup, client):
         while not claims and not waiter.dismissed:
             if not client.bell.wait(max(until - time.monotonic(), 0)) or client.is_gone:
@@ -79,8 +79,17 @@ def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, until: float) ->
             room.look(waiter)
             _renew(call)
             waiter.wish = read_wish(call.store.Job, ask())
-            claims = _commit(call, claim(call.store, waiter.wish.wanted))
-            room.looked(waiter, len(claims))
+            claims = _look(call, waiter)
+    return claims
+
+
+def _look(call: Call, waiter: Waiter) -> list[Claim]:
+    room = call.jobber.wakeup.room
+    claims = claim(call.store, waiter.wish.wanted)
+    doubted = () if claims else room.doubted(waiter)
+    gone = [fresh for fresh in doubted if not is_there(call.store, fresh)]
+    call.commit()
+    room.looked(waiter, len(claims), gone)
     return claims
 
 

@@ -22,9 +22,7 @@ from .engines import utcnow
 from .models import UNLED, UNTYPED, JobMixin
 from .payload import MAX_ID
 from .states import State
-
-if t.TYPE_CHECKING:
-    from .store import Store
+from .store import Store, missed
 
 #: The text of a value that a scope may lead with; ``False``: not to be compared.
 Lead = str | None | t.Literal[False]
@@ -341,6 +339,23 @@ def look(store: Store, *, everything: bool, limit: int = 100) -> tuple[News, flo
         found += rows
         more = more or len(rows) == limit
     return dataclasses.replace(told(store, found), more=more, due=None), _next(store)
+
+
+def is_there(store: Store, fresh: Fresh) -> bool:
+    """Whether there is a job to be claimed that is like this, as far as an index tells."""
+    values = {"type": fresh.type, "queue": fresh.queue, "priority": fresh.priority}
+    return bool(store.run("is there", lambda: _like(store), values).scalar_one())
+
+
+def _like(store: Store) -> sa.Select[t.Any]:
+    c, now = store.jobs.c, utcnow()
+    alike = (c.type == missed("type"), c.queue == missed("queue"), c.priority == missed("priority"))
+    ways = (
+        _due(store, State.QUEUED, sa.true()),
+        _due(store, State.SCHEDULED, c.run_at <= now),
+        _due(store, State.LOCKED, c.locked_until <= now),
+    )
+    return sa.select(sa.or_(*(sa.exists().where(way, *alike) for way in ways)))
 
 
 def _due(store: Store, state: State, condition: t.Any) -> t.Any:

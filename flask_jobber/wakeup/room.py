@@ -2,7 +2,8 @@
 
 One new job wakes one waiter: the one who has waited longest of those who may have it, as
 far as can be known without a query. Each waking is a :class:`_Call`. Who answers one and
-finds nothing passes it on to the next who would look for something else.
+finds nothing passes it on to the next who would look for something else, if the job is
+still there.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ class _Call:
 
     fresh: Fresh | None
     tried: set[t.Hashable] = dataclasses.field(default_factory=set)
+    #: How many have answered it.
+    answers: int = 0
 
     def is_for(self, waiter: Waiter) -> bool:
         """Whether the waiter may find what others have not."""
@@ -98,6 +101,7 @@ class _Call:
 
     def was_in_vain(self, wish: Wish) -> None:
         """Note that one with such a wish has found nothing."""
+        self.answers += 1
         self.tried.add(self._trait(wish))
 
     def _trait(self, wish: Wish) -> t.Hashable:
@@ -154,10 +158,22 @@ class Room:
         with self._lock:
             waiter.looking, waiter.calls = waiter.calls, []
 
-    def looked(self, waiter: Waiter, found: int) -> None:
-        """Note how many jobs it found; with none it goes on waiting."""
+    def doubted(self, waiter: Waiter) -> set[Fresh]:
+        """Return what else to look for, after a look in vain: somebody may have been quicker.
+
+        Of each call at its first answer, its second, its fourth and so on: what only its
+        scope keeps from a waiter would else cost each of them one more look.
+        """
+        calls = waiter.looking or ()
+        return {call.fresh for call in calls if call.fresh and not call.answers & (call.answers - 1)}
+
+    def looked(self, waiter: Waiter, found: int, gone: t.Collection[Fresh] = ()) -> None:
+        """Note how many jobs it found; with none it goes on waiting.
+
+        :param gone: what nobody can find any more.
+        """
         with self._lock:
-            calls, waiter.looking = waiter.looking or [], None
+            calls, waiter.looking = [one for one in waiter.looking or () if one.fresh not in gone], None
             if found:
                 left = [call for call in calls if call.fresh is None]
                 left += [call for call in calls if call.fresh is not None][found:]
