@@ -41,7 +41,9 @@ def is_last(session: Session) -> bool:
 
 @event.listens_for(Session, "after_transaction_end")
 def _settle(session: Session, transaction: SessionTransaction) -> None:
-    if not transaction.nested and transaction.parent is None:
+    if transaction.nested:
+        _forget(session, transaction)
+    elif transaction.parent is None:
         pending = session.info.pop(_PENDING, ())
         if session.info.pop(_COMMITTED, False):
             for one in pending:
@@ -57,11 +59,10 @@ def _note_commit(session: Session) -> None:
         _move(session, savepoint, savepoint.parent if savepoint.parent.nested else None)  # type: ignore[union-attr]
 
 
-@event.listens_for(Session, "after_soft_rollback")
-def _forget(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.nested and _PENDING in session.info:
-        pending = session.info[_PENDING]
-        session.info[_PENDING] = [one for one in pending if one.savepoint is not transaction]
+def _forget(session: Session, savepoint: SessionTransaction) -> None:
+    """Forget what a savepoint has left when it ends: what it committed has been moved."""
+    if _PENDING in session.info:
+        session.info[_PENDING] = [one for one in session.info[_PENDING] if one.savepoint is not savepoint]
 
 
 def _move(session: Session, inner: SessionTransaction, outer: SessionTransaction | None) -> None:

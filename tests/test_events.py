@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import threading
 import time
 import typing as t
@@ -17,67 +16,8 @@ from werkzeug.serving import make_server
 from conftest import MakeWorld
 from flask_jobber.api import events
 from flask_jobber.client import Job, JobberClient, LoginRequired
+from streamed import LIMIT, Event, Stream
 from support import PREFIX, User, World
-
-LIMIT = 30
-
-
-class Event(t.NamedTuple):
-    """One event as it stands on the wire."""
-
-    name: str
-    id: str
-    data: t.Any
-
-
-class Stream:
-    """An open stream, read event by event."""
-
-    def __init__(self, port: int, path: str, headers: t.Mapping[str, str]) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
-        self._connection.request("GET", PREFIX + path, headers=dict(headers))
-        self.response = self._connection.getresponse()
-        self.status = self.response.status
-        if self.status == 200:
-            self.begin = self.block()
-
-    def block(self) -> dict[str, str] | None:
-        """Return the fields of the next block; ``None`` at the end."""
-        fields: dict[str, str] = {}
-        while line := self.response.readline():
-            if line == b"\n":
-                return fields
-            name, _, value = line.decode().rstrip("\n").partition(":")
-            fields[name] = value.removeprefix(" ")
-        return None
-
-    def next(self) -> Event | None:
-        """Return the next event; ``None`` at the end."""
-        while (fields := self.block()) is not None:
-            if "event" in fields:
-                return Event(fields["event"], fields["id"], json.loads(fields["data"]))
-        return None
-
-    def job(self, job_id: int, **values: t.Any) -> Event:
-        """Return the next event, which is a job's with these values."""
-        event = self.next()
-        assert event is not None
-        assert event.name == "job"
-        assert {"id": job_id, **values}.items() <= event.data.items()
-        return event
-
-    def jobs_until(self, job_id: int) -> list[int]:
-        """Return whose events come until one is of this job: what was told may be told again."""
-        heard: list[int] = []
-        while job_id not in heard:
-            event = self.next()
-            assert event is not None
-            heard.append(event.data["id"])
-        return heard
-
-    def close(self) -> None:
-        self.response.close()
-        self._connection.close()
 
 
 class Site:
@@ -242,11 +182,13 @@ def test_a_stream_goes_on_where_another_ended(site: Site) -> None:
     assert {again.job(first).data["id"], again.job(second).data["id"]} == {first, second}
 
 
-def test_what_is_committed_late_is_not_lost(site: Site) -> None:
-    """A row of the history may come after one with a greater id."""
+@pytest.mark.parametrize("engine", ["postgres", "mariadb"])
+def test_what_is_committed_late_is_not_lost(
+    engine: str, make_site: MakeSite, request: pytest.FixtureRequest
+) -> None:
+    """A row of the history may come after one with a greater id, but in SQLite."""
+    site = make_site(request.getfixturevalue(f"{engine}_url"))
     world = site.world
-    if world.app.config["SQLALCHEMY_DATABASE_URI"].startswith("sqlite"):
-        pytest.skip("SQLite writes one transaction after the other")
     with world.app.app_context():
         late = int(world.jobber.enqueue("late").id)
         early = enqueue_elsewhere(world)
@@ -479,14 +421,15 @@ def test_a_logout_does_not_fail_for_it(
 ) -> None:
     """It is logged."""
 
-    def fail(news: object) -> None:
+    def fail(text: str) -> None:
         raise OSError("away")
 
-    monkeypatch.setattr(let_in.wakeup, "say", fail)
+    with let_in.world.app.app_context():
+        monkeypatch.setattr(let_in.wakeup.transport, "say", fail)
     visitor = let_in.world.app.test_client()
     visitor.get("/login")
     assert visitor.get("/logout").status_code == 200
-    until(lambda: "a logout could not be told" in caplog.text)
+    until(lambda: "news could not be told" in caplog.text)
 
 
 def test_a_head_takes_no_place(lite: Site) -> None:

@@ -43,7 +43,7 @@ class Rung:
     def add(self, name: str, its: Wish | None = None, *, limit: int = 1, user: str | None = None) -> Waiter:
         waiter = Waiter(its or wish(), lambda: self.rung.append(name), limit, user)
         self.room.enter(waiter)
-        self.room.looked(waiter, 0)
+        self.room.looked(waiter, [])
         return waiter
 
     def hear(self, count: int = 1, **facts: t.Any) -> list[str]:
@@ -64,7 +64,7 @@ def hall() -> Rung:
     return Rung()
 
 
-def look(hall: Rung, waiter: Waiter, found: int) -> list[str]:
+def look(hall: Rung, waiter: Waiter, *found: Fresh) -> list[str]:
     hall.room.look(waiter)
     hall.room.looked(waiter, found)
     return hall.take()
@@ -130,8 +130,8 @@ def test_who_finds_nothing_passes_the_call_on_to_another_scope(hall: Rung) -> No
     hall.add("same", wish(Job.priority > 5))
     other = hall.add("other", wish(Job.priority > 4))
     assert hall.hear() == ["first"]
-    assert look(hall, first, 0) == ["other"]
-    assert look(hall, other, 0) == []
+    assert look(hall, first) == ["other"]
+    assert look(hall, other) == []
 
 
 def test_a_call_for_what_is_gone_goes_no_further(hall: Rung) -> None:
@@ -141,7 +141,7 @@ def test_a_call_for_what_is_gone_goes_no_further(hall: Rung) -> None:
     assert hall.hear() == ["first"]
     hall.room.look(first)
     assert hall.room.doubted(first) == {fresh()}
-    hall.room.looked(first, 0, gone=[fresh()])
+    hall.room.looked(first, [], gone=[fresh()])
     assert hall.take() == []
 
 
@@ -153,7 +153,7 @@ def test_it_is_asked_now_and_then_whether_the_job_is_there(hall: Rung) -> None:
     for number, waiter in enumerate(waiters):
         hall.room.look(waiter)
         asked += [number] if hall.room.doubted(waiter) else []
-        hall.room.looked(waiter, 0)
+        hall.room.looked(waiter, [])
     assert asked == [0, 1, 2, 4, 8]
 
 
@@ -171,7 +171,7 @@ def test_what_comes_while_one_looks_is_looked_for_again(hall: Rung) -> None:
     only = hall.add("only")
     hall.room.look(only)
     assert hall.hear() == []
-    hall.room.looked(only, 0)
+    hall.room.looked(only, [])
     assert hall.take() == ["only"]
 
 
@@ -182,10 +182,31 @@ def test_who_found_another_job_leaves_the_new_one_to_others(hall: Rung) -> None:
     second = hall.add("second")
     hall.room.look(second)
     assert hall.hear() == []
-    hall.room.looked(first, 1)
+    hall.room.looked(first, [fresh()])
     hall.room.leave(first)
-    hall.room.looked(second, 0)
+    hall.room.looked(second, [])
     assert hall.take() == ["second"]
+
+
+def test_who_found_another_job_than_it_was_called_for_passes_the_call_on(hall: Rung) -> None:
+    """Who was called for the other one may not take this."""
+    both = hall.add("both")
+    hall.add("work", wish(types=("work",)))
+    other = hall.add("other", wish(types=("other",)))
+    assert hall.hear() == ["both"]
+    assert hall.hear(type="other") == ["other"]
+    assert look(hall, both, fresh(type="other")) == ["work"]
+    hall.room.leave(both)
+    assert look(hall, other) == []
+
+
+def test_who_found_fewer_than_it_takes_is_called_again(hall: Rung) -> None:
+    """A worker goes on waiting for the rest."""
+    only = hall.add("only", limit=2)
+    hall.room.look(only)
+    assert hall.hear() == []
+    hall.room.looked(only, [fresh()])
+    assert hall.take() == ["only"]
 
 
 def test_news_of_whatever_there_may_be_goes_from_one_to_the_next(hall: Rung) -> None:
@@ -195,10 +216,10 @@ def test_news_of_whatever_there_may_be_goes_from_one_to_the_next(hall: Rung) -> 
     hall.room.hear(News(more=True))
     assert hall.take() == ["first"]
     hall.room.look(first)
-    hall.room.looked(first, 1)
+    hall.room.looked(first, [fresh()])
     hall.room.leave(first)
     assert hall.take() == ["second"]
-    assert look(hall, second, 0) == []
+    assert look(hall, second) == []
 
 
 def test_a_logout_dismisses_that_user(hall: Rung) -> None:
@@ -228,21 +249,21 @@ class Tavern(RuleBasedStateMachine):
         self.jobs: collections.Counter[str] = collections.Counter()
         self.rung: set[Waiter] = set()
         self.waiting: list[Waiter] = []
-        self.looking: dict[Waiter, int] = {}
+        self.looking: dict[Waiter, list[Fresh]] = {}
 
-    def _find(self, waiter: Waiter) -> int:
-        types = waiter.wish.wanted.types or ()
-        found = 0
-        for type_ in types:
-            taken = min(self.jobs[type_], waiter.limit - found)
+    def _find(self, waiter: Waiter) -> list[Fresh]:
+        found: list[Fresh] = []
+        for type_ in waiter.wish.wanted.types or ():
+            taken = min(self.jobs[type_], waiter.limit - len(found))
             self.jobs[type_] -= taken
-            found += taken
+            found += [fresh(type=type_)] * taken
         return found
 
-    def _end(self, waiter: Waiter, found: int) -> None:
+    def _end(self, waiter: Waiter, found: list[Fresh]) -> None:
         self.room.looked(waiter, found)
         if found:
             self.room.leave(waiter)
+            self.rung.discard(waiter)
         else:
             self.waiting.append(waiter)
 

@@ -149,6 +149,20 @@ def test_a_rolled_back_savepoint_sends_nothing_of_its_own(world: World) -> None:
     assert [job_id for _, job_id, *_ in heard] == [row.id for row in kept]
 
 
+def test_a_savepoint_that_never_ended_goes_with_the_one_around_it(lite: World) -> None:
+    """Whoever rolls the outer one back need not know of the inner."""
+    with listening(lite.jobber) as heard:
+        with lite.session() as session:
+            outer = session.begin_nested()
+            session.begin_nested()
+            lite.jobber.enqueue("lost")
+            outer.rollback()
+            lite.jobber.enqueue("kept")
+        with lite.session() as session:
+            [kept] = session.scalars(sa.select(lite.Job.id))
+    assert [job_id for _, job_id, *_ in heard] == [kept]
+
+
 def test_what_is_refused_sends_nothing(lite: World) -> None:
     """A stranger's result, a rejected wish, a taken key, a claim that finds nothing."""
     job_id = lite.enqueue(unique_key="k")

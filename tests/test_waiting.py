@@ -165,6 +165,22 @@ def test_a_roll_back_wakes_nobody(patient: World, pool: Pool) -> None:
     assert waiting_gets_next(patient, waiting)
 
 
+def test_what_a_listener_enqueues_at_the_commit_wakes_too(patient: World, pool: Pool) -> None:
+    """Though all that was known then has been told."""
+    own, late = start(patient, pool, "ann", "bob")
+    with patient.app.app_context():
+        session = patient.db.session()
+
+        def enqueue(session: object) -> None:
+            patient.jobber.enqueue("work", user_id="bob")
+
+        sa.event.listen(session, "before_commit", enqueue, once=True)
+        first = patient.jobber.enqueue("work", user_id="ann").id
+        session.commit()
+    assert own.jobs() == [first]
+    assert len(late.jobs()) == 1
+
+
 def waiting_gets_next(world: World, waiting: Waiting) -> bool:
     return [world.enqueue()] == waiting.jobs()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -31,6 +32,7 @@ from flask_jobber.wakeup.sqlite import Sqlite, file_of
 from flask_jobber.wakeup.transport import Transport
 from race_support import LIMIT, start, until
 from served import Remote, Server
+from streamed import Stream
 from support import World
 
 #: Seconds that an answer may take; without news it comes after PATIENCE.
@@ -209,6 +211,25 @@ def test_another_process_is_heard(way: Way, serve: Serve) -> None:
     served.answers(served.wait())
 
 
+def test_a_stream_hears_of_what_another_server_does(way: Way, serve: Serve) -> None:
+    """At once, as whoever changes jobs sees a sign that somebody watches, which goes with that server."""
+    watches, other = serve(way), serve(way)
+    stream = Stream(watches.server.port, "/events", {"Authorization": "Bearer ann"})
+    with contextlib.closing(stream), watches.world.app.app_context():
+        transport, store = watches.world.jobber.wakeup.transport, watches.world.jobber.store()
+        until(lambda: transport.is_watched(store), "a sign that somebody watches")
+        watches.world.db.session.rollback()
+        began = time.monotonic()
+        [job_id] = [other.client.expect(201, "POST", "/jobs", {"type": "work"})["id"]]
+        stream.job(job_id, state="queued")
+        [job] = other.client.claim()
+        stream.job(job_id, state="locked", attempt=job["attempt"])
+        assert time.monotonic() - began < SOON
+        watches.server.stop()
+        other.client.expect(201, "POST", "/jobs", {"type": "work"})  # nobody hears it
+        until(lambda: not transport.is_watched(store), "the end of the sign")
+
+
 def test_a_roll_back_wakes_nobody(way: Way, serve: Serve) -> None:
     """As many statements are made when a roll-back came before: messages keep their order."""
     served = serve(way)
@@ -339,7 +360,7 @@ def test_what_redis_was_not_told_is_made_up_for(redis_server: RedisServer) -> No
     with heard(listener) as ear:
         sender.say("one")
         sender.say("two")
-        assert take(ear, 3) == ["one", News(more=True).write(), "two"]
+        assert take(ear, 3) == ["one", News(more=True, unnamed=True).write(), "two"]
 
 
 def test_redis_by_a_socket(redis_server: RedisServer, tmp_path: pathlib.Path) -> None:
@@ -547,7 +568,7 @@ def test_a_queue_that_was_full_makes_it_look(tmp_path: pathlib.Path) -> None:
     with heard(Sqlite(file, "job", RARELY)) as ear:
         for number in range(2_000):
             sender.say(str(number))
-        assert ear.wait(0)[-1] == News(more=True).write()
+        assert ear.wait(0)[-1] == News(more=True, unnamed=True).write()
         sender.say("one")
         assert take(ear, 1)[-1] == "one" or ear.wait(0)
 

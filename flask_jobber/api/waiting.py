@@ -89,7 +89,7 @@ def _look(call: Call, waiter: Waiter) -> list[Claim]:
     doubted = () if claims else room.doubted(waiter)
     gone = [fresh for fresh in doubted if not is_there(call.store, fresh)]
     call.commit()
-    room.looked(waiter, len(claims), gone)
+    room.looked(waiter, claims, gone)
     return claims
 
 

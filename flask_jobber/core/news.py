@@ -182,6 +182,10 @@ class Teller(t.Protocol):
         """Take news of a transaction that is about to be committed."""
         ...
 
+    def say(self, news: News) -> None:
+        """Tell of what has been committed. It must not raise."""
+        ...
+
     def is_watched(self, store: Store) -> bool:
         """Whether anybody, in any process, wants to hear of jobs that are changed."""
         ...
@@ -199,7 +203,8 @@ class Hint:
     ids: tuple[int, ...] = ()
 
     def __call__(self) -> None:
-        """Nothing is left to do: it was told before the commit."""
+        """Tell what came when all had been told: another listener of the session's may do its work then."""
+        self.store.teller.say(dataclasses.replace(self.news, more=self.news.more or bool(self.ids)))
 
 
 def hint(store: Store, **said: t.Any) -> None:

@@ -53,6 +53,9 @@ class Lookout:
 
     def watch(self, client: socket.socket, gone: t.Callable[[], None]) -> None:
         """Call ``gone`` when the client goes away."""
+        if client.fileno() < 0:
+            gone()
+            return
         with self._lock:
             self._watched[client.fileno()] = _Watched(client, gone)
             if self._bell is None:
@@ -65,7 +68,9 @@ class Lookout:
     def forget(self, client: socket.socket) -> None:
         """Watch a client no longer."""
         with self._lock:
-            self._watched.pop(client.fileno(), None)
+            # By itself: once closed it has no number any more.
+            for fd in [fd for fd, one in self._watched.items() if one.client is client]:
+                del self._watched[fd]
 
     def _run(self, bell: Bell) -> None:
         known: dict[int, _Watched] = {}
@@ -98,5 +103,8 @@ class Lookout:
             del known[fd]
             selector.unregister(fd)
         for fd in self._watched.keys() - known.keys():
-            known[fd] = self._watched[fd]
-            selector.register(fd, selectors.EVENT_READ)
+            try:
+                selector.register(fd, selectors.EVENT_READ)
+                known[fd] = self._watched[fd]
+            except (OSError, ValueError):  # the server has closed it meanwhile
+                self._watched.pop(fd).gone()

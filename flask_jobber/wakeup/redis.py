@@ -27,11 +27,13 @@ logger = logging.getLogger("flask_jobber")
 Broker: t.TypeAlias = "redis.Redis"
 # Whoever commits waits no longer for an answer, nor for a connection.
 _TIMEOUT = 1.0
+# Seconds for which Redis is told nothing after it has taken long to fail.
+_SILENCE = 5.0
 # Seconds between two attempts to hear Redis again: the first, the longest.
 _PAUSE, _LONGEST_PAUSE = 1.0, 15.0
 # More messages than this are not read at a time.
 _MOST = 1000
-_MORE = News(more=True).write()
+_MORE = News(more=True, unnamed=True).write()
 
 
 def find_broker(url: str) -> Broker:
@@ -66,6 +68,7 @@ class Redis(Local):
         self._broker, self._channel = broker, channel
         self._token = secrets.token_hex(8)
         self._missed = False
+        self._silent_until = 0.0
         self._fails = 0
 
     @property
@@ -75,12 +78,17 @@ class Redis(Local):
 
     def say(self, text: str) -> None:
         super().say(text)
-        missed, self._missed = self._missed, False
+        if time.monotonic() < self._silent_until:  # each commit would wait for it
+            self._missed = True
+            return
+        missed, self._missed, began = self._missed, False, time.monotonic()
         try:
             for said in (text, _MORE) if missed else (text,):
                 self._broker.publish(self._channel, self._origin + b" " + said.encode())
         except Exception as error:  # whatever it is, the transaction is committed
             self._missed = True
+            if (now := time.monotonic()) - began > _TIMEOUT / 2:
+                self._silent_until = now + _SILENCE
             logger.warning("Redis was not told of new jobs: %s", error, extra={"action": "tell"})
 
     def is_watched(self, store: Store) -> bool:

@@ -8,6 +8,7 @@ still there.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import threading
 import typing as t
@@ -17,6 +18,19 @@ from ..core.news import Fresh, Lead, News, comparable
 from ..core.payload import RESERVED, names_of
 
 Ring = t.Callable[[], None]
+
+
+class Found(t.Protocol):
+    """A job that a waiter has been given."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def queue(self) -> str: ...
+
+    @property
+    def priority(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,22 +181,19 @@ class Room:
         calls = waiter.looking or ()
         return {call.fresh for call in calls if call.fresh and not call.answers & (call.answers - 1)}
 
-    def looked(self, waiter: Waiter, found: int, gone: t.Collection[Fresh] = ()) -> None:
-        """Note how many jobs it found; with none it goes on waiting.
+    def looked(self, waiter: Waiter, found: t.Collection[Found], gone: t.Collection[Fresh] = ()) -> None:
+        """Note what it found; with less than it would take it may go on waiting.
 
         :param gone: what nobody can find any more.
         """
         with self._lock:
             calls, waiter.looking = [one for one in waiter.looking or () if one.fresh not in gone], None
-            if found:
-                left = [call for call in calls if call.fresh is None]
-                left += [call for call in calls if call.fresh is not None][found:]
-            else:
-                left = calls
+            left = _unanswered(calls, found)
+            if not found:
                 for call in calls:
                     call.was_in_vain(waiter.wish)
             rings = self._pass_on(left, besides=waiter)
-            rings += [waiter.ring] if waiter.calls and not found else []
+            rings += [waiter.ring] if waiter.calls and len(found) < waiter.limit else []
         _ring(rings)
 
     def hear(self, news: News) -> None:
@@ -241,6 +252,20 @@ class Room:
                 return _call(waiter, [call])
             busy = busy or waiter
         return _call(busy, [call]) if busy is not None else []
+
+
+def _unanswered(calls: t.Sequence[_Call], found: t.Iterable[Found]) -> list[_Call]:
+    """Return the calls for other jobs than those: nobody else may be on the way to them."""
+    there = collections.Counter((one.type, one.queue, one.priority) for one in found)
+    left = []
+    for call in calls:
+        fresh = call.fresh
+        kind = (fresh.type, fresh.queue, fresh.priority) if fresh is not None else None
+        if kind is None or not there[kind]:
+            left.append(call)
+        else:
+            there[kind] -= 1
+    return left
 
 
 def _is_busy(waiter: Waiter) -> bool:

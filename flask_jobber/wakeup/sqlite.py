@@ -30,7 +30,7 @@ _MOST_BYTES = 65_536
 # So many at once may have filled the queue, and others been sent away: Linux takes 11, unless told otherwise.
 _FULL = 8
 _MOST = 1000
-_MORE = News(more=True).write()
+_MORE = News(more=True, unnamed=True).write()
 _ENDING = "-wakeup"
 # Ends the name of a file that is there while the process of a socket watches.
 _WATCHES = ".watches"

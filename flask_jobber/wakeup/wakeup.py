@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import random
@@ -54,7 +53,8 @@ class Wakeup:
         self.watchers = Watchers()
         self._look_at, self._choose = look, transport
         self.lookout = Lookout(self._dismiss)
-        self._lock = threading.Lock()
+        self._lock, self._choosing = threading.Lock(), threading.Lock()
+        self._chosen: Transport | None = None
         self._places = 0
         self._thread: threading.Thread | None = None
         self._ear: Ear | None = None
@@ -68,9 +68,12 @@ class Wakeup:
         #: Whether others know that somebody watches here, who watched last, and when these are to look.
         self._watching, self._last_watched, self._catch_up = False, -math.inf, math.inf
 
-    @functools.cached_property
+    @property
     def transport(self) -> Transport:
-        return self._choose()
+        # Two would not hear each other.
+        with self._choosing:
+            self._chosen = self._chosen or self._choose()
+            return self._chosen
 
     # -- telling ---------------------------------------------------------------------------
 
@@ -79,8 +82,11 @@ class Wakeup:
         self.transport.tell(store, _written(news))
 
     def say(self, news: News) -> None:
-        """Tell everybody now."""
-        self.transport.say(_written(news))
+        """Tell everybody now; what cannot be told is logged."""
+        try:
+            self.transport.say(_written(news))
+        except Exception:  # the database's, or the system's
+            logger.exception("news could not be told", extra={"action": "tell"})
 
     def is_watched(self, store: Store) -> bool:
         """Whether anybody watches, see :class:`~flask_jobber.core.news.Teller`; asked now and then."""
@@ -99,16 +105,9 @@ class Wakeup:
             if left is not None:
                 assert self.transport  # chosen here, in the context of an app
                 # Not here: the request may hold the last connection there is.
-                threading.Thread(
-                    target=self._say_left, args=(left,), name="jobber-logout", daemon=True
-                ).start()
+                news, name = News(left=(left,)), "jobber-logout"
+                threading.Thread(target=self.say, args=(news,), name=name, daemon=True).start()
         except Exception:  # the app's own user, or the system's
-            logger.exception("a logout could not be told", extra={"action": "logout"})
-
-    def _say_left(self, user_id: str) -> None:
-        try:
-            self.say(News(left=(user_id,)))
-        except Exception:  # the database's, or the broker's
             logger.exception("a logout could not be told", extra={"action": "logout"})
 
     # -- waiting ---------------------------------------------------------------------------
@@ -201,10 +200,12 @@ class Wakeup:
                 while not self._is_over():
                     self._turn(ear)
             finally:
-                self._ear = None
+                self._ear = None if self._ear is ear else self._ear
 
     def _is_over(self) -> bool:
         with self._lock:
+            if self._thread is not threading.current_thread():
+                return True  # it was, and somebody may have come since, for whom there is another
             now = time.monotonic()
             if len(self.room) or len(self.watchers) or not self._last_seen:
                 self._last_seen = now
@@ -215,15 +216,20 @@ class Wakeup:
 
     def _turn(self, ear: Ear) -> None:
         now = time.monotonic()
-        if self._due <= now and len(self.room):
+        if self._is_due(now):
             self._look(everything=now >= self._full)
-        elif self._due <= now:
-            self._due = math.inf  # whoever comes next looks
         self._mind(ear)
         until = min(self._due, self._catch_up, self._rest(now))
         for text in ear.wait(min(max(until - time.monotonic(), 0), _LONGEST_WAIT)):
             self._hear(text)
         self._fails = 0
+
+    def _is_due(self, now: float) -> bool:
+        """Whether to look; while nobody waits it is left to whoever comes next."""
+        with self._lock:
+            if self._due <= now and not len(self.room):
+                self._due = math.inf
+            return self._due <= now
 
     def _rest(self, now: float) -> float:
         """Return when something is to be given up because nobody needs it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 import typing as t
@@ -18,6 +19,15 @@ _AT_ONCE = 1.0
 _GRACE = 1.0
 
 
+@dataclasses.dataclass(slots=True)
+class _Trip:
+    """What one thread brings; one that was called back in vain may come home later, and is nobody's."""
+
+    home: threading.Event = dataclasses.field(default_factory=threading.Event)
+    found: list[ClaimedJob] = dataclasses.field(default_factory=list)
+    error: Exception | None = None
+
+
 class Scout:
     """Sends claims that wait, one after the other, in a thread, until one brings a job or fails.
 
@@ -27,9 +37,7 @@ class Scout:
     def __init__(self, line: Line, ring: Ring) -> None:
         self._line, self._ring = line, ring
         self._thread: threading.Thread | None = None
-        self._home = threading.Event()
-        self._found: list[ClaimedJob] = []
-        self._error: Exception | None = None
+        self._trip = _Trip()
         self._swift = 0
 
     @property
@@ -44,26 +52,26 @@ class Scout:
     def send(self, claim: dict[str, t.Any]) -> None:
         """Send it out."""
         self.forget()
-        self._home.clear()
         self._line.pick_up()
-        body = claim | {"limit": 1, "wait_seconds": _WAIT_SECONDS}
-        self._thread = threading.Thread(target=self._run, args=(body,), name="jobber-scout", daemon=True)
+        errand = (self._trip, claim | {"limit": 1, "wait_seconds": _WAIT_SECONDS})
+        self._thread = threading.Thread(target=self._run, args=errand, name="jobber-scout", daemon=True)
         self._thread.start()
 
     def found(self) -> list[ClaimedJob]:
         """Return what it has brought. :raises Unheard: when it has failed, and may have been given some."""
-        if self._error is not None:
-            raise Unheard(f"waiting failed: {self._error}") from self._error
-        return self._found
+        error = self._trip.error
+        if error is not None:
+            raise Unheard(f"waiting failed: {error}") from error
+        return self._trip.found
 
     def forget(self) -> None:
         """Forget what it has brought: it is known."""
-        self._found, self._error = [], None
+        self._trip = _Trip()
 
     def recall(self) -> None:
         """Call it back."""
         if self._thread is not None:
-            self._home.set()
+            self._trip.home.set()
             self._line.hang_up()
             self._thread.join(_GRACE)
             self._thread = None
@@ -72,22 +80,22 @@ class Scout:
         self.recall()
         self._line.close()
 
-    def _run(self, body: dict[str, t.Any]) -> None:
+    def _run(self, trip: _Trip, body: dict[str, t.Any]) -> None:
         began = time.monotonic()
         try:
-            self._found = self._wait(body)
+            trip.found = self._wait(trip.home, body)
             self._swift = 0
         except Exception as error:
-            self._error = error
+            trip.error = error
             self._swift = self._swift + 1 if time.monotonic() - began < _AT_ONCE else 0
         self._ring()
 
-    def _wait(self, body: dict[str, t.Any]) -> list[ClaimedJob]:
-        while not self._home.is_set():
+    def _wait(self, home: threading.Event, body: dict[str, t.Any]) -> list[ClaimedJob]:
+        while not home.is_set():
             began = time.monotonic()
             jobs, pause = self._line.claim(body)
             if jobs:
                 return jobs
             if time.monotonic() - began < _AT_ONCE:  # it has no place to wait in, or does not know how
-                self._home.wait(pause)
+                home.wait(pause)
         return []

@@ -10,6 +10,7 @@ from flask import Flask
 from ..core.candidates import Wanted
 from ..core.scope import EVERYTHING
 from ..wakeup.room import Waiter, read_wish
+from .job import Job
 from .source import Ring, Wish
 
 if t.TYPE_CHECKING:
@@ -30,20 +31,20 @@ class Seat:
         return self._waiter is not None and not self._waiter.dismissed
 
     @contextlib.contextmanager
-    def looking(self, wish: Wish) -> t.Iterator[list[t.Any]]:
+    def looking(self, wish: Wish) -> t.Iterator[list[Job]]:
         """Take the seat, if it is free, and look from there: what is found goes into the list.
 
         Who looked first would not be told of what came before the seat was taken. It is left when
         the wish is fulfilled, or nobody knows what there is.
         """
         waiter = self._sit(wish)
-        found: list[t.Any] = []
+        found: list[Job] = []
         try:
             yield found
         except BaseException:
             self.leave()
             raise
-        self._wakeup.room.looked(waiter, len(found))
+        self._wakeup.room.looked(waiter, found)
         if len(found) >= wish.limit:
             self.leave()
 

@@ -569,7 +569,7 @@ class Server {
     const request = this.#request("GET");
     if (cursor !== null) request.headers.set("Last-Event-ID", cursor);
     const response = await fetch(new URL(path, this.url), { ...request, cache: "no-store", signal }).catch(unreachable);
-    if (response.ok) return response;
+    if (response.ok && response.headers.get("Content-Type")?.startsWith("text/event-stream")) return response;
     throw await refusal(response);
   }
 
