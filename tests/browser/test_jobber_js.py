@@ -167,7 +167,9 @@ def open_tab(visitor: BrowserContext) -> OpenTab:
 
 
 @pytest.fixture
-def tab(open_tab: OpenTab) -> Tab:
+def tab(site: Site, open_tab: OpenTab) -> Tab:
+    """A tab, once the server has seen those of the test before go."""
+    places(site, watching=0, taken=0)
     return open_tab()
 
 
