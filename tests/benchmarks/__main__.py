@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 
-from . import growth, http_pair, memory, workers
+from . import growth, http_pair, latency, memory, workers
 
 PARTS = {
     "http": http_pair.main,
     "growth": growth.main,
     "workers": workers.main,
     "memory": memory.main,
+    "latency": latency.main,
 }
 
 

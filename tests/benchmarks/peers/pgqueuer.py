@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 import typing as t
 
 import asyncpg
@@ -33,3 +34,22 @@ async def _enqueue(numbers: range) -> None:
     await queries.install()
     count = len(numbers)
     await queries.enqueue(["work"] * count, [b"%d" % number for number in numbers], [0] * count)
+
+
+@contextlib.contextmanager
+def sending() -> t.Iterator[t.Callable[[range], float]]:
+    with asyncio.Runner() as runner:
+        connection = runner.run(_connect())
+        queries = Queries.from_asyncpg_connection(connection)
+
+        def send(numbers: range) -> float:
+            for number in numbers:
+                runner.run(queries.enqueue("work", b"%d" % number, 0))
+            return time.monotonic()
+
+        yield send
+        runner.run(connection.close())
+
+
+async def _connect() -> t.Any:
+    return await asyncpg.connect(os.environ["BENCH_URL"])

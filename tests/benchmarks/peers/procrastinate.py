@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+import typing as t
 
 import procrastinate
 
@@ -20,3 +23,14 @@ def enqueue(numbers: range) -> None:
     with app.open():
         app.schema_manager.apply_schema()
         work.batch_defer(*({"number": number} for number in numbers))
+
+
+@contextlib.contextmanager
+def sending() -> t.Iterator[t.Callable[[range], float]]:
+    def send(numbers: range) -> float:
+        for number in numbers:
+            work.defer(number=number)
+        return time.monotonic()
+
+    with app.open():
+        yield send
