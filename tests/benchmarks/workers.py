@@ -141,7 +141,7 @@ def wait_until_done(worker: subprocess.Popen[bytes], ticks: memoryview, seconds:
 def report(rates: dict[Peer, list[float]], pythons: dict[Peer, str], arguments: argparse.Namespace) -> None:
     ours = {peer.name: seen for peer, seen in rates.items() if not peer.requires}
     print(f"{arguments.jobs} jobs that do nothing, one worker process, {arguments.rounds} rounds")
-    print("as multiples of theirs: by 10, what our default does; async, a coroutine function by 100")
+    print("as multiples of theirs: by 10, what our default does; async, a coroutine function by 200")
     names = ("jobs/s", "min", "max", "by 10", "async", "target")
     print(f"{'queue':20}{'version':10}{''.join(f'{name:>8}' for name in names)}  python -m")
     for peer, seen in rates.items():

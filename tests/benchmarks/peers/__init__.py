@@ -33,16 +33,16 @@ PEERS = (
         command="flask --app {app} jobber work --concurrency 10",
     ),
     Peer(
-        name="flask_jobber, 100",
+        name="flask_jobber, 200",
         module="jobber",
         store="postgres",
-        command="flask --app {app} jobber work --concurrency 100",
+        command="flask --app {app} jobber work --concurrency 200",
     ),
     Peer(
         name="flask_jobber, async",
         module="jobber_async",
         store="postgres",
-        command="flask --app {app} jobber work --concurrency 100",
+        command="flask --app {app} jobber work --concurrency 200",
     ),
     Peer(
         name="Celery",
