@@ -80,6 +80,7 @@ def main(arguments: argparse.Namespace) -> None:
         python = workers.install(peer) if peer.name in THEIRS else ""
         if python:
             theirs.append(report(measure_peer(peer, python, arguments.url)))
+    report(measure_peer(PEERS[0], sys.executable, arguments.url))  # a worker of ours, as theirs
     for name, way in WAYS.items():
         with way(arguments.url) as environment:
             seen, sizes[name] = measure(name, os.environ | environment)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 import typing as t
 
 from flask import Flask
@@ -31,3 +33,15 @@ def enqueue(numbers: range, type: str = "work") -> None:
         db.create_all()
         jobber.enqueue_many({"type": type, "data": number} for number in numbers)
         db.session.commit()
+
+
+@contextlib.contextmanager
+def sending() -> t.Iterator[t.Callable[[range], float]]:
+    def send(numbers: range) -> float:
+        for number in numbers:
+            jobber.enqueue("work", number)
+        db.session.commit()
+        return time.monotonic()
+
+    with app.app_context():
+        yield send
