@@ -47,7 +47,9 @@ def take(call: Call, ask: Ask, seconds: float) -> list[Claim]:
     wakeup, wanted = call.jobber.wakeup, ask()
     with wakeup.place(request.environ, call.settings.max_waiters if seconds else 0) as free:
         if not free:
-            return _commit(call, claim(call.store, wanted))
+            claims = claim(call.store, wanted)
+            call.commit()
+            return claims
         client = Client()
         wish = read_wish(call.store.Job, wanted)
         waiter = Waiter(wish, client.bell.set, wanted.limit, user())
@@ -61,11 +63,6 @@ def take(call: Call, ask: Ask, seconds: float) -> list[Claim]:
 def user() -> str | None:
     """Return the id of the user whose login it is."""
     return current_user.get_id() if current_user.is_authenticated else None
-
-
-def _commit(call: Call, claims: list[Claim]) -> list[Claim]:
-    call.commit()
-    return claims
 
 
 def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, until: float) -> list[Claim]:

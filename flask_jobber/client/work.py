@@ -120,13 +120,12 @@ class Loop:
         return False
 
 
-class _Watch:
-    """Ends a waiting call when ``stop`` is set while its block runs."""
+class _Beside:
+    """A thread that runs while its block does."""
 
-    def __init__(self, stop: threading.Event, line: Line) -> None:
-        self._stop, self._line = stop, line
+    def __init__(self, name: str) -> None:
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="jobber-watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def __enter__(self) -> t.Self:
         self._thread.start()
@@ -137,29 +136,31 @@ class _Watch:
         self._thread.join()
 
     def _run(self) -> None:
+        raise NotImplementedError
+
+
+class _Watch(_Beside):
+    """Ends a waiting call when ``stop`` is set while its block runs."""
+
+    def __init__(self, stop: threading.Event, line: Line) -> None:
+        super().__init__("jobber-watch")
+        self._stop, self._line = stop, line
+
+    def _run(self) -> None:
         while not self._over.wait(_TURN):
             if self._stop.is_set():
                 self._line.hang_up()
                 return
 
 
-class _Heartbeat:
+class _Heartbeat(_Beside):
     """Extends a lease every third of it, in a thread, while its block runs or until the job is gone."""
 
     def __init__(self, transport: Transport, job: ClaimedJob) -> None:
+        super().__init__(f"jobber-heartbeat-{job.id}")
         self.refusal: ClientError | None = None
         self._transport, self._job = transport, job
         self._every = job.lease_seconds / 3
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"jobber-heartbeat-{job.id}", daemon=True)
-
-    def __enter__(self) -> t.Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._over.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self.refusal and not self._over.wait(self._every):

@@ -18,6 +18,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from .. import commits
+from .candidates import lapsed, word
 from .engines import utcnow
 from .models import UNLED, UNTYPED, JobMixin
 from .payload import MAX_ID
@@ -334,12 +335,9 @@ def look(store: Store, *, everything: bool, limit: int = 100) -> tuple[News, flo
 
     :returns: the news, and the seconds until the next moment at which there may be more.
     """
-    c, now = store.jobs.c, utcnow()
-    due = [_due(store, State.SCHEDULED, c.run_at <= now), _due(store, State.LOCKED, c.locked_until <= now)]
-    due += [_due(store, State.QUEUED, sa.true())] if everything else []
     found: list[sa.Row[t.Any]] = []
     more = False
-    for condition in due:
+    for condition in (*_become_due(store), *([_is(store, State.QUEUED)] if everything else ())):
         rows = store.execute(sa.select(*facts(store)).where(condition).limit(limit)).all()
         found += rows
         more = more or len(rows) == limit
@@ -353,25 +351,22 @@ def is_there(store: Store, fresh: Fresh) -> bool:
 
 
 def _like(store: Store) -> sa.Select[t.Any]:
-    c, now = store.jobs.c, utcnow()
+    c = store.jobs.c
     alike = (c.type == missed("type"), c.queue == missed("queue"), c.priority == missed("priority"))
-    ways = (
-        _due(store, State.QUEUED, sa.true()),
-        _due(store, State.SCHEDULED, c.run_at <= now),
-        _due(store, State.LOCKED, c.locked_until <= now),
-    )
+    ways = (_is(store, State.QUEUED), *_become_due(store))
     return sa.select(sa.or_(*(sa.exists().where(way, *alike) for way in ways)))
 
 
-def _due(store: Store, state: State, condition: t.Any) -> t.Any:
-    return sa.and_(_is(store, state), condition)
+def _become_due(store: Store) -> tuple[t.Any, t.Any]:
+    """Return the two ways in which time makes a job one to be claimed."""
+    c, now = store.jobs.c, utcnow()
+    return sa.and_(_is(store, State.SCHEDULED), c.run_at <= now), lapsed(store, now)
 
 
 def _is(store: Store, state: State) -> t.Any:
     """Whether a job is in a state, with what a partial index needs to hear to be of use."""
     marks = (UNTYPED, UNLED) if state is State.QUEUED else ()
-    said = store.jobs.c.state == sa.literal_column(f"'{state}'", sa.String())
-    return sa.and_(said, *map(sa.text, marks))
+    return sa.and_(store.jobs.c.state == word(state), *map(sa.text, marks))
 
 
 def _next(store: Store) -> float | None:
