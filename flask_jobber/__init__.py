@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from .attachments import Attachment
+from .batches import Batch
+from .core.agreement import close_to
 from .core.backoff import Backoff, Constant, Exponential, Linear, Polynomial
 from .core.cadence import Cron
 from .core.models import HistoryMixin, JobMixin, QueueMixin
 from .core.states import State
 from .errors import (
     AlreadySettled,
+    BatchEnded,
     Cancelled,
     DuplicateJob,
     DuplicateQueue,
@@ -37,6 +40,7 @@ from .signals import (
     job_expired,
     job_failed,
     job_released,
+    job_replaced,
     job_rescheduled,
     job_retried,
     job_submitted,
@@ -48,6 +52,8 @@ __all__ = [
     "AlreadySettled",
     "Attachment",
     "Backoff",
+    "Batch",
+    "BatchEnded",
     "Cancel",
     "Cancelled",
     "Constant",
@@ -83,12 +89,14 @@ __all__ = [
     "Tidied",
     "TooLarge",
     "TooManyClaims",
+    "close_to",
     "job_cancelled",
     "job_claimed",
     "job_enqueued",
     "job_expired",
     "job_failed",
     "job_released",
+    "job_replaced",
     "job_rescheduled",
     "job_retried",
     "job_submitted",

@@ -13,7 +13,7 @@ from .core.attachments import Content
 from .core.hold import Row
 from .core.scope import EVERYTHING
 from .core.store import Store
-from .errors import TooLarge
+from .errors import Invalid, TooLarge
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,8 +65,14 @@ class Attachments:
         with verbs.written(store, name, content, content_type) as file:
             verbs.put_by_producer(store, job_id, EVERYTHING.expression, file, ended=True)
 
-    def _attaching(self, contents: t.Mapping[str, Content]) -> t.ContextManager[t.Callable[[t.Any], t.Any]]:
-        return _attaching(self.store(), contents) if contents else contextlib.nullcontext(lambda job: job)
+    def _attaching(
+        self, contents: t.Mapping[str, Content], on_conflict: str | None
+    ) -> t.ContextManager[t.Callable[[t.Any], t.Any]]:
+        if not contents:
+            return contextlib.nullcontext(lambda job: job)
+        if on_conflict in ("skip", "reschedule"):
+            raise Invalid({"attachments": [f"With {on_conflict}, attach to the job that is returned."]})
+        return _attaching(self.store(), contents)
 
     def attachments(self, job: t.Any) -> list[Attachment]:
         """Return the files of a job, or of the one with this id, by name.

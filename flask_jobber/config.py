@@ -35,8 +35,16 @@ class Settings:
     processor_attempts: int = 10
     #: Jobs that one claim may hand out, and items that a list of an exchange may hold.
     max_claim: int = 100
+    #: Valid answers in a row after which those of a login may count alone, for adaptive jobs.
+    trust_after: int = 10
+    #: How often gold is mixed in beside a job that wants several results: 0 never, 1 each time.
+    gold_rate: float = 0.05
     #: Jobs that one login may hold at a time; ``None`` is no limit.
     max_open_claims: int | None = None
+    #: Jobs that a login without a record may hold at a time, and claim in a day (UTC). They grow with
+    #: its valid answers and shrink with its invalid ones; ``None`` is no limit.
+    first_open_claims: int | None = None
+    first_daily_claims: int | None = None
     #: What an empty claim is told to wait, give or take a quarter.
     idle_seconds: float = 5
     #: Cap of ``wait_seconds``.
@@ -69,6 +77,7 @@ _FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 _POSITIVE = {
     "lease_seconds", "max_lease_seconds", "max_attempts", "max_backoff_seconds", "processor_attempts",
     "max_claim", "max_open_claims", "max_data_bytes", "max_result_bytes", "max_attachment_bytes",
+    "trust_after", "first_open_claims", "first_daily_claims",
 }  # fmt: skip
 # A century of seconds: instants must stay within what databases know.
 _MOST = 3_155_760_000
@@ -151,4 +160,6 @@ def _plain(name: str, value: t.Any) -> t.Any:
     number, most = t.cast(float, value), _MOST_BYTES if name == "max_attachment_bytes" else _MOST
     if not (number > 0 if name in _POSITIVE else number >= 0) or number > most:
         raise ValueError(f"it is too small, or over {most}")
+    if name == "gold_rate" and number > 1:
+        raise ValueError("it is a share, from 0 to 1")
     return value

@@ -97,6 +97,10 @@ class IllegalTransition(JobberError):
     """The job's state does not allow this."""
 
 
+class BatchEnded(JobberError):
+    """This batch has ended, or there is none: nothing can be added to it."""
+
+
 class NameTaken(JobberError):
     """The job has an attachment of this name from another side. Choose another name."""
 
@@ -106,7 +110,15 @@ class StorageAway(JobberError):
 
 
 class TooManyClaims(JobberError):
-    """You hold as many jobs as you may. Deliver or release some, then claim again."""
+    """You hold as many jobs as you may. Deliver or release some, then claim again.
+
+    :param retry_after: seconds after which it may be otherwise, if that is known.
+    """
+
+    def __init__(self, message: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message or "You hold as many jobs as you may. Deliver or release some.")
+        if retry_after is not None:
+            self.retry_after = retry_after
 
 
 class ResultRejected(JobberError):

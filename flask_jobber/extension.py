@@ -17,19 +17,17 @@ from flask_sqlalchemy import SQLAlchemy
 
 from .api.blueprint import JobberBlueprint, make_blueprint
 from .attachments import Attachments
+from .batches import Batches
 from .cli import add_commands
 from .config import Settings, read_settings
 from .core import cancel as cancel_verbs
 from .core import claim as claim_verbs
-from .core import enqueue as enqueue_verbs
 from .core import expire as expire_verbs
 from .core import hold, payload, settle
 from .core import prune as prune_verbs
-from .core.attachments import Content
 from .core.backoff import Backoff, read_backoff
-from .core.cadence import Every
 from .core.candidates import Wanted
-from .core.claim import Claim
+from .core.claim import Claims
 from .core.files import Storage, make_storage
 from .core.models import (
     AttachmentMixin,
@@ -37,11 +35,8 @@ from .core.models import (
     JobMixin,
     KeyMixin,
     QueueMixin,
-    make_attachment,
-    make_history,
+    make_companion,
     make_job,
-    make_key,
-    make_queue,
 )
 from .core.news import News, hint
 from .core.news import look as look_for_jobs
@@ -50,12 +45,15 @@ from .core.queues import Queues
 from .core.scope import EVERYTHING
 from .core.states import State
 from .core.store import Store
-from .delayed.later import Delay, Later
+from .delayed.later import Later
 from .delayed.performer import Performer
 from .errors import Invalid, SetupError
 from .hooks import AnySchema, Function, Registry
+from .limits import Limits
 from .owners import Owners
+from .producer import Length, Producer
 from .schedules import Schedules
+from .trust import Trust
 from .wakeup.choice import choose
 from .wakeup.redis import find_broker
 from .wakeup.wakeup import Wakeup
@@ -63,8 +61,6 @@ from .worker.handlers import Handlers
 
 logger = logging.getLogger("flask_jobber")
 F = t.TypeVar("F", bound=Function)
-#: Seconds.
-Length = float | dt.timedelta
 
 
 class Tidied(t.NamedTuple):
@@ -86,7 +82,7 @@ class _State:
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
 
-class Jobber(Schedules, Owners, Attachments):
+class Jobber(Producer, Schedules, Owners, Attachments, Batches, Limits, Trust):
     """Hands an app's jobs to its logged-in users.
 
     :param db: the app's Flask-SQLAlchemy.
@@ -96,6 +92,8 @@ class Jobber(Schedules, Owners, Attachments):
     :param bind_key: the Flask-SQLAlchemy bind of the tables that are made.
     :param volatile: for trifles: PostgreSQL empties the tables that are made when it crashes,
         and is quicker for it (``UNLOGGED``). They are ordinary ones elsewhere.
+    :param fair_by: a column of jobs, as ``user_id``: who has few jobs there does not wait for who has
+        many of the same type and priority.
     :param settings: override the app's ``JOBBER_`` configuration; keys without the prefix.
 
     One Jobber may serve several apps; it holds none of them. Hooks and processors belong
@@ -111,6 +109,7 @@ class Jobber(Schedules, Owners, Attachments):
         name: str = "jobber",
         bind_key: str | None = None,
         volatile: bool = False,
+        fair_by: str | None = None,
         settings: t.Mapping[str, t.Any] | None = None,
     ) -> None:
         super().__init__()
@@ -119,10 +118,8 @@ class Jobber(Schedules, Owners, Attachments):
         if job is not None and bind_key is not None:
             raise SetupError("A class of your own says its bind itself: give it a __bind_key__.")
         if job is not None and volatile:
-            raise SetupError(
-                "The table of a class of your own is as you make it; volatile=True is not for it."
-            )
-        metadata = _metadata(db, bind_key)
+            raise SetupError("A class of your own makes its table itself; volatile=True is not for it.")
+        metadata = db.metadatas.setdefault(bind_key, sa.MetaData(info={"bind_key": bind_key}))
         if job is None and f"{name}_job" in metadata.tables:
             raise SetupError(f"There is a table {name}_job already: give this Jobber another name=.")
         self.db = db
@@ -132,20 +129,26 @@ class Jobber(Schedules, Owners, Attachments):
         self.Job: type[t.Any] = job or make_job(f"{name}_job", metadata, volatile=volatile, models=models)
         prefix = name if job is None else self.Job.__table__.name
         #: The mapped class of their history.
-        self.History: type[HistoryMixin] = make_history(self.Job, f"{prefix}_history")
+        self.History = make_companion(self.Job, HistoryMixin, "JobHistory", f"{prefix}_history")
         #: The mapped class of the keys of requests.
-        self.IdempotencyKey: type[KeyMixin] = make_key(self.Job, f"{prefix}_idempotency_key")
+        self.IdempotencyKey = make_companion(
+            self.Job, KeyMixin, "IdempotencyKey", f"{prefix}_idempotency_key"
+        )
         #: The mapped class of declared queues.
-        self.Queue: type[QueueMixin] = make_queue(self.Job, f"{prefix}_queue")
+        self.Queue = make_companion(self.Job, QueueMixin, "JobQueue", f"{prefix}_queue", lasting=True)
         #: Declares queues, changes, pauses, counts and empties them.
         self.queues = Queues(self.store)
         #: The mapped class of their attachments.
-        self.Attachment: type[AttachmentMixin] = make_attachment(self.Job, f"{prefix}_attachment")
+        self.Attachment = make_companion(self.Job, AttachmentMixin, "JobAttachment", f"{prefix}_attachment")
+        self._make_batches(f"{prefix}_batch")
+        self._set_up_limits(prefix, fair_by)
+        self._make_locker(prefix)
         self.registry = Registry()
         #: What ``flask jobber work`` runs.
         self.handlers = Handlers()
         self._performer = Performer(self)
         self._statements: dict[t.Hashable, sa.Executable] = {}
+        self._undeclared: set[str] = set()
         self._settings = dict(settings or {})
         self.blueprint: JobberBlueprint = make_blueprint(self)
 
@@ -204,9 +207,11 @@ class Jobber(Schedules, Owners, Attachments):
         """Return what the verbs of :mod:`flask_jobber.core` work on, in the current app."""
         session, here = self.db.session(), self._here()
         known = self.registry.types, self.registry.feedback
-        tables = self.Job, self.History, self.Queue, self.IdempotencyKey
-        files = self.Attachment, here.storage
-        return Store(session, *tables, here.settings, *known, self, self._statements, *files, here.wakeup)
+        tables = self.Job, self.History, self.Queue, self.IdempotencyKey, self.Locker
+        found = (self._undeclared, self._statements)
+        store = functools.partial(Store, session, *tables, here.settings, *known, self, *found)
+        ours = self.Attachment, here.storage, here.wakeup, self.Batch, self._hurry(), self._rules
+        return store(*ours)
 
     # -- what the app registers ------------------------------------------------------------
 
@@ -223,9 +228,9 @@ class Jobber(Schedules, Owners, Attachments):
         return self._hook("scope", function)
 
     def permission(self, function: F) -> F:
-        """Register ``(action, job) -> bool`` for enqueue, cancel, retry, history and result.
+        """Register ``(action, job) -> bool`` for enqueue, replace, cancel, retry, history and result.
 
-        Without it all five are denied.
+        Without it all are denied.
         """
         return self._hook("permission", function)
 
@@ -320,91 +325,6 @@ class Jobber(Schedules, Owners, Attachments):
 
     # -- verbs for server code -------------------------------------------------------------
 
-    def enqueue(
-        self,
-        type: t.Any,
-        data: t.Any = None,
-        *,
-        queue: str | None = None,
-        priority: int | None = None,
-        run_at: dt.datetime | None = None,
-        after: Length | None = None,
-        expires_at: dt.datetime | None = None,
-        max_attempts: int | None = None,
-        backoff: Backoff | t.Mapping[str, t.Any] | str | None = None,
-        lease_for: Length | None = None,
-        unique_key: str | None = None,
-        only_for: str | None = None,
-        only_for_seconds: Length | None = None,
-        not_for: str | t.Iterable[str] | None = None,
-        on_success: str | None = None,
-        on_failure: str | None = None,
-        every: Every | None = None,
-        repeat_after_success: Length | None = None,
-        repeat_after_failure: Length | None = None,
-        owner: t.Any = None,
-        attachments: t.Mapping[str, Content] | None = None,
-        **columns: t.Any,
-    ) -> t.Any:
-        """Add a job to the caller's transaction and return it, flushed.
-
-        :param type: what kind of work, ``[A-Za-z0-9_.:-]{1,100}`` like ``queue``; or, without data,
-            an object of a declared class (:meth:`performable`) that has ``perform()``.
-        :param data: JSON.
-        :param queue: ``default`` otherwise.
-        :param priority: higher runs first; its queue's or 0 otherwise.
-        :param run_at: not before this instant (an aware datetime), or ``after`` a length.
-        :param expires_at: an instant after which nobody need begin.
-        :param max_attempts: failures that end it; ``MAX_ATTEMPTS`` otherwise.
-        :param backoff: its own back-off; its type's or ``BACKOFF`` otherwise.
-        :param lease_for: the lease it wants; its queue's or ``LEASE_SECONDS`` otherwise.
-        :param unique_key: taken until the job ends.
-        :param only_for: the one locker, login or node that may have it; ``not_for``: those
-            that may not.
-        :param only_for_seconds: so long after it is due others may have it too.
-        :param on_success: the :meth:`feedback` that gets its result; ``on_failure``: its error.
-        :param every: run it again and again, see :meth:`schedule`; this one has no name.
-        :param repeat_after_success: make another one so long after it succeeded, and so on;
-            ``repeat_after_failure``: after it failed or expired.
-        :param owner: the thing it is for, a mapped object, see :meth:`jobs_of`.
-        :param attachments: files by their names: bytes, paths or open files, see :meth:`attach`.
-        :param columns: the app's own columns.
-
-        Lengths are seconds or timedeltas.
-
-        :raises Invalid, TooLarge: for input that is not what it must be.
-        :raises DuplicateJob: when the ``unique_key`` is taken; the transaction goes on.
-        :raises QueueFull: when its queue has no room; the transaction goes on.
-        """
-        own = {
-            "queue": queue, "priority": priority, "run_at": run_at, "after": after, "expires_at": expires_at,
-            "max_attempts": max_attempts, "backoff": backoff, "lease_for": lease_for,
-            "unique_key": unique_key, "only_for": only_for, "only_for_seconds": only_for_seconds,
-            "not_for": not_for, "on_success": on_success, "on_failure": on_failure, "every": every,
-            "repeat_after_success": repeat_after_success, "repeat_after_failure": repeat_after_failure,
-            "owner": owner,
-        }  # fmt: skip
-        with self._attaching(attachments or {}) as attach:
-            if data is None and type is not None and not isinstance(type, str):
-                return attach(self._performer.enqueue(type, {**columns, **own}))
-            return attach(self.enqueue_many([{**columns, **own, "type": type, "data": data}])[0])
-
-    def enqueue_many(self, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list[t.Any]:
-        """Add many jobs at once, all or none; each a mapping of :meth:`enqueue`'s arguments."""
-        return list(enqueue_verbs.enqueue_many(self.store(), specs))
-
-    def send_later(self, function: t.Callable[..., t.Any], *args: t.Any, **kwargs: t.Any) -> t.Any:
-        """Enqueue a call of a declared function, or of a method of an object, see :meth:`delay`."""
-        return self._performer.send(function, None, args, kwargs, {})
-
-    def delay(self, target: t.Any, **options: t.Any) -> Delay:
-        """Return what stands for ``target``: calling a public method of it enqueues that call.
-
-        :param target: a mapped object, an object of a declared class, or a declared class or module.
-        :param options: keywords of :meth:`enqueue`.
-        """
-        return self._performer.delay(target, options)
-
     def claim(
         self,
         locker: str,
@@ -415,7 +335,7 @@ class Jobber(Schedules, Owners, Attachments):
         lease_seconds: Length | None = None,
         min_priority: int | None = None,
         max_priority: int | None = None,
-    ) -> list[Claim]:
+    ) -> Claims:
         """Hand out up to ``limit`` jobs to a locker, whatever the scope hook says.
 
         :param min_priority: of this priority at least; ``max_priority``: at most.
@@ -425,14 +345,12 @@ class Jobber(Schedules, Owners, Attachments):
         store = self.store()
         payload.check_int("limit", limit, 1, store.settings.max_claim)
         if lease_seconds is not None:
-            lease_seconds = payload.check_seconds(
-                "lease_seconds", lease_seconds, store.settings.max_lease_seconds
-            )
+            longest = store.settings.max_lease_seconds
+            lease_seconds = payload.check_seconds("lease_seconds", lease_seconds, longest)
         payload.check_locker(locker)
         payload.check_priorities(min_priority, max_priority)
-        names = _names("types", types), _names("queues", queues)
-        bounds = min_priority, max_priority
-        wanted = Wanted(locker, EVERYTHING, *names, *bounds, lease_seconds=lease_seconds, limit=limit)
+        asked = _names("types", types), _names("queues", queues), min_priority, max_priority
+        wanted = Wanted(locker, EVERYTHING, *asked, lease_seconds=lease_seconds, limit=limit)
         return claim_verbs.claim(store, wanted)
 
     def deliver(
@@ -548,7 +466,9 @@ class Jobber(Schedules, Owners, Attachments):
         """Process some results, expire, prune, collect files and apply the schedules, committing each."""
         processed = self.process_submitted()
         expired = self.expire()
+        self._tidy_seats()
         self.db.session.commit()
+        self.tidy_batches()
         pruned = self.prune()
         self.db.session.commit()
         self.collect_orphans()
@@ -599,10 +519,6 @@ def _backoff(where: str, value: t.Any) -> Backoff:
         return read_backoff(value)
     except ValueError as error:
         raise SetupError(f"{where}: {error}") from error
-
-
-def _metadata(db: SQLAlchemy, bind_key: str | None) -> sa.MetaData:
-    return db.metadatas.setdefault(bind_key, sa.MetaData(info={"bind_key": bind_key}))
 
 
 def _synchronous(function: Function) -> Function:

@@ -23,6 +23,11 @@ class JobType:
     schema: Schema | None = None
     data_schema: Schema | None = None
     backoff: t.Any = None
+    #: ``(job) -> None``, for the job of a batch whose members have ended.
+    batch: Function | None = None
+    #: Whether two results are the same, and what undoes one that is taken back.
+    agreement: Function | None = None
+    on_revoked: Function | None = None
 
     @property
     def takes_results(self) -> bool:

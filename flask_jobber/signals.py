@@ -24,7 +24,7 @@ job_claimed = _namespace.signal("job-claimed")
 job_succeeded = _namespace.signal("job-succeeded")
 #: A result is kept, its processor broke and will be called again.
 job_submitted = _namespace.signal("job-submitted")
-#: Back in the pool after a failure, a rejection or a lapsed lease.
+#: Back in the pool after a failure, a rejection or a lapsed lease, or moved by ``on_conflict="reschedule"``.
 job_rescheduled = _namespace.signal("job-rescheduled")
 job_released = _namespace.signal("job-released")
 job_failed = _namespace.signal("job-failed")
@@ -32,6 +32,8 @@ job_cancelled = _namespace.signal("job-cancelled")
 job_expired = _namespace.signal("job-expired")
 #: The operator's retry of an ended job.
 job_retried = _namespace.signal("job-retried")
+#: Another's content is in it, by ``on_conflict="replace"``.
+job_replaced = _namespace.signal("job-replaced")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

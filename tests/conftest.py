@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from support import World
+from tables import renew
 
 ENGINES = ("sqlite", "postgresql", "mariadb")
 _SERVERS = {"postgresql": "TEST_POSTGRES_URL", "mariadb": "TEST_MARIADB_URL"}
@@ -71,12 +72,11 @@ def make_world() -> t.Iterator[MakeWorld]:
     """Make worlds with fresh tables; their connections are closed afterwards."""
     made: list[World] = []
 
-    def make(url: str, **options: t.Any) -> World:
-        world = World(url, **options)
+    def make(url: str, kind: type[World] = World, **options: t.Any) -> World:
+        world = kind(url, **options)
         made.append(world)
         with world.app.app_context():
-            empty(world.db.engine)
-            world.db.create_all()
+            renew(world.db)
         return world
 
     yield make
@@ -86,13 +86,6 @@ def make_world() -> t.Iterator[MakeWorld]:
             world.db.session.remove()
             for engine in world.db.engines.values():
                 engine.dispose()
-
-
-def empty(engine: sa.Engine) -> None:
-    """Drop every table."""
-    metadata = sa.MetaData()
-    metadata.reflect(engine)
-    metadata.drop_all(engine)
 
 
 @pytest.fixture

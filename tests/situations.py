@@ -10,6 +10,7 @@ import typing as t
 import sqlalchemy as sa
 
 from flask_jobber import State
+from flask_jobber.core import chains
 from flask_jobber.core.states import TRANSITIONS, Verb
 from support import World
 
@@ -27,6 +28,7 @@ SITUATIONS: t.Mapping[str, tuple[State, str | None]] = {
     "locked": (State.LOCKED, None),
     "lapsed": (State.LOCKED, None),
     "submitted": (State.SUBMITTED, "already_settled"),
+    "blocked": (State.BLOCKED, "not_found"),
     "succeeded": (State.SUCCEEDED, "already_settled"),
     "failed": (State.FAILED, "lease_lost"),
     "cancelled": (State.CANCELLED, "cancelled"),
@@ -50,7 +52,15 @@ def make_one_of_each(world: World, **spec: t.Any) -> dict[str, int]:
     jobber = world.jobber
     with world.session():
         later: dict[str, dict[str, t.Any]] = {name: {"after": 3600} for name in ("scheduled", "due")}
-        ids = {name: int(jobber.enqueue(name, **spec, **later.get(name, {})).id) for name in SITUATIONS}
+        waits: dict[str, t.Any] = {"processed": False, "if_failed": "cancel", "open": True}
+        ids = {
+            name: int(
+                chains.begin(jobber.store(), {"type": name, **spec}, **waits).id
+                if name == "blocked"
+                else jobber.enqueue(name, **spec, **later.get(name, {})).id
+            )
+            for name in SITUATIONS
+        }
         handed_out = ["locked", "lapsed", "submitted", "succeeded", "failed", "cancelled"]
         for claim in jobber.claim(LOCKER, types=handed_out, limit=10):
             if claim.type in ("submitted", "succeeded"):

@@ -88,11 +88,14 @@ class World:
 
         self.db = SQLAlchemy(model_class=Base)
         self.Job: t.Any = self._make_job_class()
-        self.jobber = Jobber(self.db, self.Job)
+        self.jobber = self._make_jobber()
         if scoped:
             self.jobber.scope(self._scope)
             self.jobber.permission(lambda action, job: current_user.id == "root")
         self.app = self._make_app(url, config)
+
+    def _make_jobber(self) -> Jobber:
+        return Jobber(self.db, self.Job)
 
     def _make_job_class(self) -> type[t.Any]:
         class Job(JobMixin, self.db.Model):  # type: ignore[name-defined, misc]

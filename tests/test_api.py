@@ -24,8 +24,8 @@ CLAIMED = {
 }  # fmt: skip
 SEEN = {
     "id", "type", "data", "queue", "priority", "state", "attempt", "failures", "max_attempts", "progress",
-    "note", "result", "error", "enqueued_at", "run_at", "finished_at", "series", "owner", "href",
-    "attachments",
+    "note", "result", "error", "enqueued_at", "run_at", "finished_at", "series", "owner",
+    "batch", "href", "attachments",
 }  # fmt: skip
 
 
@@ -546,8 +546,8 @@ def test_a_job_is_shown_as_it_is(lite: World) -> None:
     assert job == {
         "id": job_id, "type": "work", "data": {"a": 1}, "queue": "q", "priority": -2, "state": "queued",
         "attempt": 0, "failures": 0, "max_attempts": 3, "progress": None, "note": None, "result": None,
-        "error": None, "finished_at": None, "series": None, "owner": None, "href": f"{PREFIX}/jobs/{job_id}",
-        "attachments": [],
+        "error": None, "finished_at": None, "series": None, "owner": None, "batch": None,
+        "href": f"{PREFIX}/jobs/{job_id}", "attachments": [],
     }  # fmt: skip
     assert lite.client().get(job["href"]).status_code == 200
 

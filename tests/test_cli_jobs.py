@@ -247,7 +247,7 @@ def test_only_a_text_is_a_display_name(lite: World, data: t.Any) -> None:
 #: The situations that a command is for.
 FOR: dict[str, set[str]] = {
     "retry": {"failed", "cancelled", "expired"},
-    "cancel": {"queued", "scheduled", "due", "locked", "lapsed", "submitted"},
+    "cancel": {"queued", "scheduled", "due", "locked", "lapsed", "submitted", "blocked"},
     "release": {"locked", "lapsed"},
 }
 PARTICIPLES = {"retry": "retried", "cancel": "cancelled", "release": "released"}

@@ -10,10 +10,11 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
-from conftest import empty, missing
+from conftest import missing
 from race_support import engine_of
 from served import WERKZEUG, Remote, Server, make_served
 from support import Client
+from tables import renew
 
 HALF_AN_HOUR = 1800.0
 #: Seconds that a request may take here.
@@ -26,8 +27,7 @@ class Node:
     def __init__(self, url: str, offset: str) -> None:
         self.world, _ = make_served(url)
         with self.world.app.app_context():
-            empty(self.world.db.engine)
-            self.world.db.create_all()
+            renew(self.world.db)
         program = ("faketime", "-f", offset, *WERKZEUG)
         self.server = Server(url, program, FAKETIME_DONT_FAKE_MONOTONIC="1")
         self.remote = Remote(self.server.port, "ann")

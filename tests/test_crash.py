@@ -12,10 +12,11 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
-from conftest import MakeWorld, empty
+from conftest import MakeWorld
 from race_support import LIMIT, ask_until, engine_of, kill_connections, start, until, watching
 from served import Remote, Server, Unacknowledged, make_served
 from support import Client, World, load_user
+from tables import renew
 from wire import wire_to
 
 # -- kill -9 -----------------------------------------------------------------------------------
@@ -61,8 +62,7 @@ def test_nothing_acknowledged_is_lost_when_servers_are_killed(db_url: str) -> No
     """Jobs, hand-outs and results that clients were told of are there, and each effect is there once."""
     world, effects = make_served(db_url)
     with world.app.app_context():
-        empty(world.db.engine)
-        world.db.create_all()
+        renew(world.db)
     ledger, stop, server = Ledger(), threading.Event(), Server(db_url)
     try:
         _serve_and_kill(server, ledger, stop)

@@ -49,8 +49,9 @@ def test_a_plain_job_has_the_apps_defaults(make_world: MakeWorld, db_url: str) -
     unset = {
         "data", "result", "extras", "backoff", "lease_for", "expires_at", "unique_key", "only_for", "not_for",
         "only_for_until", "on_success", "on_failure", "every", "series", "slot", "owner_ref", "has_files",
+        "batch_id", "copy_of", "shown_as", "trust",
         "locked_by", "locked_at", "locked_until", "lease_seconds", "progress", "note", "finished_at",
-        "user_id", "written",
+        "user_id", "written", "later_turn", "concurrency_key", "seated",
     }  # fmt: skip
     assert {name for name, value in row.items() if value is None} == unset
     assert [(r["from_state"], r["to_state"], r["attempt"], r["locker"], r["reason"]) for r in history] == [

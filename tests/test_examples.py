@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import pathlib
 import re
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
+from werkzeug.test import TestResponse
 
 from conftest import missing
 from flask_jobber.client import JobberClient, LoginRequired
@@ -29,9 +31,9 @@ sys.path.append(str(pathlib.Path(__file__).parent.parent))
 from examples.mosaic import paint
 from examples.mosaic.__main__ import PLACE
 from examples.mosaic.app import create_app
-from examples.mosaic.jobs import commission
+from examples.mosaic.jobs import commission, jobber
 from examples.mosaic.mandelbrot import counts
-from examples.mosaic.models import WHOLE, Job, Picture, User, db
+from examples.mosaic.models import WHOLE, Picture, User, db
 
 ROOT = pathlib.Path(__file__).parent.parent
 LIMIT_SECONDS = 150
@@ -116,10 +118,12 @@ def expected_pixels() -> bytes:
 
 
 def test_the_mosaic_paints_its_picture(tmp_path: pathlib.Path) -> None:
-    """Two script clients that log in paint all of it; it is the one that is computed directly."""
+    """Two script clients that log in paint and check all of it; it is the one that is computed directly."""
     program = run_mosaic(tmp_path)
 
     assert program.process.returncode == 0, program.printed
+    assert re.search(r"Tiles painted: ada-\w+ \+ grace-\w+ 6\.", program.printed)
+    assert "It takes two" not in program.printed
     assert "all 1,536 pixels equal a direct computation" in program.printed
     assert re.search(r"http://127\.0\.0\.1:\d+", program.printed)
     with Image.open(tmp_path / "mosaic.png") as image:
@@ -130,12 +134,11 @@ def test_the_mosaic_paints_its_picture(tmp_path: pathlib.Path) -> None:
 def test_the_mosaic_notices_a_wrong_pixel(tmp_path: pathlib.Path) -> None:
     """A kept database goes on where it was; a picture that is not right is an error."""
     database = tmp_path / "kept.db"
-    kept = ("--clients", 1, "--db", f"sqlite:///{database}")
+    kept = ("--db", f"sqlite:///{database}")
     assert run_mosaic(tmp_path, *kept).process.returncode == 0
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        pixels = connection.execute('SELECT pixels FROM tile WHERE "column" = 1 AND "row" = 1').fetchone()[0]
-        wrong = bytes([pixels[0] ^ 1]) + pixels[1:]
-        connection.execute('UPDATE tile SET pixels = ? WHERE "column" = 1 AND "row" = 1', [wrong])
+        pixels = connection.execute("SELECT pixels FROM picture").fetchone()[0]
+        connection.execute("UPDATE picture SET pixels = ?", [bytes([pixels[0] ^ 1]) + pixels[1:]])
 
     program = run_mosaic(tmp_path, *kept)
 
@@ -143,13 +146,17 @@ def test_the_mosaic_notices_a_wrong_pixel(tmp_path: pathlib.Path) -> None:
     assert "1 of 1,536 pixels differ" in program.printed
 
 
-def test_a_tab_paints_the_same_picture(tmp_path: pathlib.Path) -> None:
-    """A browser alone computes, number by number, what the command computes; which then goes on serving."""
+def test_a_tab_and_a_script_paint_the_same_picture(tmp_path: pathlib.Path) -> None:
+    """A script alone comes to no end; a browser computes, number by number, what it does.
+
+    The command then goes on serving.
+    """
     chromium = shutil.which("chromium") or missing("chromium")
     output = tmp_path / "mosaic.png"
     size = ("--columns", 3, "--rows", 2, "--tile", 16, "--output", output)
-    with Program("examples.mosaic", "--serve", "--clients", 0, *size) as program:
+    with Program("examples.mosaic", "--serve", "--clients", 1, *size) as program:
         url = program.wait_for(r"http://\S+")
+        program.wait_for("It takes two")
         paint_in_a_tab(chromium, url)
         program.wait_for("Serving at")
         program.process.terminate()
@@ -159,7 +166,7 @@ def test_a_tab_paints_the_same_picture(tmp_path: pathlib.Path) -> None:
 
 
 def paint_in_a_tab(chromium: str, url: str) -> None:
-    """Sign up, let the tab paint everybody's picture, then one of its own."""
+    """Sign up, let the tab paint everybody's picture with the script, then one of its own alone."""
     from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
@@ -169,12 +176,20 @@ def paint_in_a_tab(chromium: str, url: str) -> None:
             page.fill("[name=name]", "hypatia")
             page.fill("[name=password]", PASSWORD)
             page.click("text=Sign up")
+            expect(page.locator("#tiles")).to_have_text("0 / 6")
+            expect(page.locator("#download")).to_be_hidden()
             page.click("text=Paint in this tab")
             expect(page.locator("#tiles")).to_have_text("6 / 6", timeout=60_000)
-            expect(page.locator("#painters tr")).to_contain_text(re.compile(r"hypatia/tab-\w+"))
+            expect(page.locator("#painters tr")).to_contain_text(re.compile(r"ada-\w+ \+ hypatia"))
+            expect(page.locator("#download")).to_be_visible()
             page.click("#mosaic", position={"x": 100, "y": 100})
             expect(page.locator("nav [aria-current]")).to_contain_text("Mine")
             expect(page.locator("#tiles")).to_have_text("6 / 6", timeout=60_000)
+            # The page before may have painted one of it, by another name.
+            painters = page.locator("#painters tr")
+            expect(painters.first).to_contain_text(re.compile(r"hypatia/tab-\w+"))
+            expect(painters.filter(has_not_text=re.compile(r"hypatia/tab-\w+"))).to_have_count(0)
+            expect(page.locator("#download")).to_be_visible()
 
 
 # -- the mosaic's app ---------------------------------------------------------------------
@@ -192,10 +207,8 @@ def app(sqlite_url: str) -> t.Iterator[Flask]:
         db.engine.dispose()
 
 
-def commission_one(user_id: int | None = None) -> None:
-    picture = Picture.around(**WHOLE, columns=2, rows=1, tile=4)
-    picture.user_id = user_id
-    commission(picture)
+def commission_one(columns: int = 2) -> None:
+    commission(Picture.around(**WHOLE, columns=columns, rows=1, tile=4))
     db.session.commit()
 
 
@@ -260,13 +273,13 @@ def test_a_private_zoom_is_its_users_own(app: Flask) -> None:
     private = ada.post("/pictures/1/zoom", data={"x": "0.5", "y": "0.25"}).location
 
     assert private == "/pictures/2"
-    for page in (private, f"{private}/progress", f"{private}.png"):
+    for page in (private, f"{private}/progress", "/jobber/batches/6"):
         assert ada.get(page).status_code == 200
         assert bob.get(page).status_code == 404
     assert bob.post(f"{private}/zoom").status_code == 404
-    assert [job["id"] for job in bob.get("/jobber/jobs").json["jobs"]] == [1, 2]
-    assert [job["id"] for job in claim(bob)] == [1, 2]
-    assert [job["id"] for job in claim(ada)] == [3, 4]
+    assert {job["id"] for job in bob.get("/jobber/jobs").json["jobs"]} == {1, 2, 4}
+    assert [job["id"] for job in claim(bob)] == [3, 5]
+    assert [job["id"] for job in claim(ada)] == [7, 8]
 
 
 def test_one_private_picture_at_a_time(app: Flask) -> None:
@@ -288,54 +301,150 @@ def test_a_zoom_stays_in_the_picture(app: Flask, place: dict[str, str]) -> None:
     assert ada.post("/pictures/1/zoom", data=place).status_code == 400
 
 
-def test_a_tile_is_pasted_and_signed(app: Flask) -> None:
-    """The result becomes pixels of the picture, with the painter's name."""
-    ada, _ = enter(app, "ada")
-    job = claim(ada)[0]
+def test_a_new_painters_tile_is_painted_by_another_too(app: Flask) -> None:
+    """Then it is to be seen, signed by both; before, nobody sees that another is at it."""
+    ada, bob = enter(app, "ada")[0], enter(app, "bob")[0]
+    job, _ = claim(ada)
+    assert deliver(ada, job).json == {"state": "succeeded"}
+    assert claim(ada) == []
 
-    delivered = ada.put(f"{job['href']}/result", json={"result": right_result(job)})
+    assert progress(ada)["painted"] == []
+    (again,) = claim(bob)
+    assert again["data"] == job["data"]
+    assert len(progress(ada)["held"]) == len(progress(bob)["held"]) == 1
+    deliver(bob, again)
 
-    assert (delivered.status_code, delivered.json) == (200, {"state": "succeeded"})
-    ((column, row, painter, age),) = ada.get("/pictures/1/progress").json["painted"]
-    assert (painter, age >= 0) == ("ada", True)
+    ((column, row, painter, age),) = progress(ada)["painted"]
+    assert (painter, age >= 0) == ("ada + bob", True)
     with Image.open(io.BytesIO(ada.get(f"/pictures/1/{column}-{row}.png").data)) as tile:
-        with Image.open(io.BytesIO(ada.get("/pictures/1.png").data)) as picture:
-            assert picture.size == (8, 4)
-            assert picture.crop((4 * column, 0, 4 * column + 4, 4)).tobytes() == tile.tobytes()
-    assert len(ada.get("/pictures/1/progress").json["held"]) == 1
+        assert tile.tobytes() == shared_picture(app).crop((4 * column, 0, 4 * column + 4, 4)).tobytes()
 
 
-def right_result(job: dict[str, t.Any]) -> dict[str, list[int]]:
-    return {"counts": counts(job["data"])}
+def deliver(client: FlaskClient, job: dict[str, t.Any], result: object = None) -> TestResponse:
+    result = result or {"counts": counts(job["data"])}
+    return client.put(f"{job['href']}/result", json={"result": result})
 
 
-def test_a_wrong_tile_is_refused(app: Flask) -> None:
-    """The wrong size may be corrected; wrong numbers cost the painter the tile."""
-    ada, _ = enter(app, "ada")
-    job = claim(ada)[0]
-    result = f"{job['href']}/result"
+def progress(client: FlaskClient, picture: int = 1) -> dict[str, t.Any]:
+    return t.cast(dict[str, t.Any], client.get(f"/pictures/{picture}/progress").json)
 
-    assert ada.put(result, json={"result": {"counts": ["many"]}}).json["code"] == "invalid_result"
-    assert ada.put(result, json={"result": {"counts": [1, 2]}}).json["then"] == "correct"
-    assert ada.put(result, json={"result": {"counts": [1] * 16}}).json["then"] == "exclude"
 
-    assert ada.get("/pictures/1/progress").json["painted"] == []
+def shared_picture(app: Flask) -> Image.Image:
+    """Compute here what everybody's picture is to be."""
     with app.app_context():
-        assert db.session.get(Job, job["id"]).not_for == ["ada"]
+        picture = db.session.get_one(Picture, 1)
+        width, height = picture.size
+        return paint.image(
+            width, height, paint.colour(counts(picture.part(0, 0, width, height)), picture.floor)
+        )
 
 
-def test_a_tile_that_is_given_up_is_offered_again(app: Flask) -> None:
-    """A picture has no holes, whatever a painter says."""
-    ada, _ = enter(app, "ada")
+def test_a_wrong_tile_is_outvoted(app: Flask) -> None:
+    """A third painter decides; who was wrong has it on record, and has not signed."""
+    ada, eve, bob = (enter(app, name)[0] for name in ("ada", "eve", "bob"))
+    for painter, result in ((ada, None), (eve, {"counts": [1] * 16}), (bob, None)):
+        job = claim(painter)[0]
+        assert deliver(painter, job, result).json == {"state": "succeeded"}
+
+    ((*_, painters, _age),) = progress(ada)["painted"]
+
+    assert painters == "ada + bob"
+    with app.app_context():
+        records = {record.login: (record.valid, record.invalid) for record in jobber.lockers()}
+    assert records == {"ada": (1, 0), "bob": (1, 0), "eve": (0, 1)}
+
+
+def test_who_has_a_good_record_paints_alone(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for checks by chance."""
+    with app.app_context():
+        commission_one(columns=10)
+    ada, bob = enter(app, "ada")[0], enter(app, "bob")[0]
+    for painter in (ada, bob):
+        for job in claim(painter):
+            deliver(painter, job)
+    assert (progress(ada)["done"], progress(ada, 2)["done"]) == (2, 10)
+    with app.app_context():
+        commission_one()
     first, second = claim(ada)
-    error = {"type": "Tired", "message": "no more"}
 
-    failed = ada.put(f"{first['href']}/failure", json={"error": error, "permanent": True})
+    monkeypatch.setattr("flask_jobber.core.lockers.random.random", lambda: 0.99)
+    deliver(ada, first)
+    monkeypatch.setattr("flask_jobber.core.lockers.random.random", lambda: 0.0)
+    deliver(ada, second)
 
-    assert failed.json["state"] == "failed"
-    (again,) = claim(ada)
-    assert again["id"] not in (first["id"], second["id"])
-    assert again["data"] == first["data"]
+    assert [painter for *_, painter, _age in progress(ada, 3)["painted"]] == ["ada"]
+    assert [job["data"] for job in claim(bob)] == [second["data"]]
+
+
+def test_a_picture_is_stitched_when_its_last_tile_is_there(app: Flask) -> None:
+    """Once, by the processor of their batch; before, there is none."""
+    ada, bob = enter(app, "ada")[0], enter(app, "bob")[0]
+    for painter in (ada, bob):
+        for job in claim(painter):
+            assert ada.get("/pictures/1.png").status_code == 404
+            deliver(painter, job)
+    wait_for_batches()
+
+    with Image.open(io.BytesIO(ada.get("/pictures/1.png").data)) as image:
+        assert image.tobytes() == shared_picture(app).tobytes()
+    assert (progress(ada)["done"], progress(ada)["finished"]) == (2, True)
+    batch = ada.get("/jobber/batches/1").json
+    assert (batch["state"], batch["total"], batch["done"]) == ("succeeded", 2, 2)
+
+
+def wait_for_batches() -> None:
+    """Join the thread that the last delivery has begun."""
+    for thread in threading.enumerate():
+        if thread.name == "jobber-batches":
+            thread.join()
+
+
+def test_a_users_own_picture_needs_nobody_else(app: Flask) -> None:
+    """Its tiles are pasted at once, by whatever node; the next picture may begin when it is stitched."""
+    ada, _ = enter(app, "ada")
+    ada.post("/pictures/1/zoom")
+
+    for job in claim(ada):
+        deliver(ada, job)
+    wait_for_batches()
+
+    assert [painter for *_, painter, _age in progress(ada, 2)["painted"]] == ["ada", "ada"]
+    assert progress(ada, 2)["finished"]
+    assert ada.post("/pictures/1/zoom").location == "/pictures/3"
+
+
+def test_a_tile_of_the_wrong_size_is_refused(app: Flask) -> None:
+    """What is no list of counts, at once; the wrong number of them may be corrected."""
+    ada, _ = enter(app, "ada")
+    ada.post("/pictures/1/zoom")
+    own = claim(ada)[-1]
+
+    assert deliver(ada, own, {"counts": ["many"]}).json["code"] == "invalid_result"
+    assert deliver(ada, own, {"counts": [1, 2]}).json["then"] == "correct"
+    assert deliver(ada, own).json == {"state": "succeeded"}
+
+
+@pytest.mark.parametrize("picture", [1, 2])
+def test_a_tile_that_is_given_up_is_offered_again(app: Flask, picture: int) -> None:
+    """A picture has no holes, whatever a painter says, and is not stitched before.
+
+    Who has given up what several paint is not offered it again, until it is begun anew.
+    """
+    ada, _ = enter(app, "ada")
+    others = [enter(app, name)[0] for name in ("bob", "cy", "dee")] if picture == 1 else [ada] * 3
+    ada.post("/pictures/1/zoom")
+    error = {"error": {"type": "Tired", "message": "no more"}, "permanent": True}
+    tiles = [job for job in claim(ada) if job["id"] in ((3, 5) if picture == 1 else (7, 8))]
+    data = tiles[0]["data"]
+
+    for painter, after in itertools.pairwise([ada, *others, ada, others[0]]):
+        failed = painter.put(f"{tiles[0]['href']}/failure", json=error)
+        assert failed.json["state"] == "failed"
+        tiles = claim(after)
+        assert [job["data"] for job in tiles] == [data]
+
+    batch = ada.get(f"/jobber/batches/{1 if picture == 1 else 6}").json
+    assert (batch["failed"], batch["left"]) == (1 if picture == 1 else 5, 2)
 
 
 # -- the numbers --------------------------------------------------------------------------

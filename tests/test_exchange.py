@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import typing as t
 
+import hypothesis.strategies as st
 import pytest
 import sqlalchemy as sa
+from hypothesis import given, settings
 from marshmallow import Schema, fields
 
 from conftest import MakeWorld
 from flask_jobber import ResultRejected
+from flask_jobber.api import schemas
+from flask_jobber.api.exchange import is_plain
 from support import Client, World
 
 LISTS = ("results", "failures", "extensions", "releases")
@@ -477,3 +481,24 @@ def test_an_exchange_of_another_login_settles_nothing(world: World) -> None:
     )
     assert {(outcome["status"], outcome["code"]) for outcome in said["outcomes"]} == {(409, "lease_lost")}
     assert [world.job(job["id"]).state for job in jobs] == ["locked"] * 4
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, database=None)
+@given(
+    st.dictionaries(st.sampled_from(["id", "attempt", "result", "extras", "more"]), _JSON)
+    | st.fixed_dictionaries(
+        {"id": st.integers(), "attempt": st.integers()},
+        optional={"result": _JSON, "extras": st.none() | st.dictionaries(st.text(), _JSON, max_size=3)},
+    )
+)
+def test_a_plain_result_is_what_the_schema_makes_of_it(values: dict[str, t.Any]) -> None:
+    """What is not plain, the schema may refuse or change."""
+    if is_plain(values):
+        assert {"result": None, **values} == schemas.ResultItem().load(values)

@@ -114,7 +114,10 @@ def test_several_jobbers_serve_one_app_with_different_storages(make_app: MakeApp
         tables = {key: set(sa.inspect(engine).get_table_names()) for key, engine in db.engines.items()}
         ids = [durable.enqueue("work").id, scratch.enqueue("work").id]
         db.session.commit()
-    own = ("job", "history", "queue", "idempotency_key", "attachment")
+    own = (
+        "job", "history", "queue", "idempotency_key", "attachment", "batch", "turn", "seat", "meter",
+        "locker",
+    )  # fmt: skip
     assert tables[None] - {"sqlite_sequence"} == {f"jobber_{name}" for name in own}
     assert tables["memory"] - {"sqlite_sequence"} == {f"scratch_{name}" for name in own}
 
@@ -464,6 +467,10 @@ def test_volatile_tables_are_unlogged_where_that_is_known(make_world: MakeWorld,
                 "job": "p", "job_history": "p", "job_queue": "p", "job_idempotency_key": "p",
                 "scratch_job": "u", "scratch_history": "u", "scratch_queue": "p",
                 "scratch_idempotency_key": "u", "job_attachment": "p", "scratch_attachment": "u",
+                "job_batch": "p", "scratch_batch": "u",
+                **{f"job_{name}": "p" for name in ("turn", "seat", "meter")},
+                **{f"scratch_{name}": "u" for name in ("turn", "seat", "meter")},
+                "job_locker": "p", "scratch_locker": "p",
             }  # fmt: skip
         scratch.enqueue("trifle")
         (claim,) = scratch.claim(LOCKER)

@@ -26,6 +26,7 @@ from werkzeug.test import TestResponse
 from flask_jobber.api import schemas
 from flask_jobber.api.operation import OPERATIONS, Operation
 from flask_jobber.api.problems import CODES
+from flask_jobber.core.payload import MAX_ID
 from support import PREFIX, World, check_response
 
 MEGABYTE = 1_000_000
@@ -79,6 +80,9 @@ class Target:
         world.enqueue("held", {"n": 1}, user_id="ann", attachments={"file": b"x"})
         world.enqueue("waiting", user_id="ann")
         self.held = self.client.claim(types=["held"])[0]
+        with world.session() as session:  # as if it had been waiting for others
+            waited = {"id": self.held["id"], "if_failed": "cancel", "open": False, "processed": False}
+            session.execute(sa.insert(world.jobber.Batch).values(waited))
 
     def path(self, row: Operation, **parts: t.Any) -> str:
         parts = {"job_id": self.held["id"], "attempt": self.held["attempt"], "name": "file", **parts}
@@ -224,7 +228,9 @@ def _bad_names(field: fields.Field[t.Any]) -> t.Iterator[str]:
 
 def _out_of_range(field: fields.Field[t.Any]) -> t.Iterator[str]:
     if isinstance(field, fields.Integer):
-        yield from ("1.5", "1e2", str(2**31), str(2**63), str(-(2**63) - 1), "-2147483648")
+        yield from ("1.5", "1e2", str(2**63), str(-(2**63) - 1), "-2147483648")
+        if not any(isinstance(rule, validate.Range) and rule.max == MAX_ID for rule in field.validators):
+            yield str(2**31)
     for rule in field.validators:
         if isinstance(rule, validate.Range) and rule.min is not None:
             yield from ("-1", "-1e-9") if not isinstance(field, fields.Integer) else ("-1", "0")

@@ -16,7 +16,7 @@ from flask_login import current_user
 from sqlalchemy.orm import Mapped, mapped_column
 from werkzeug.test import TestResponse
 
-from conftest import MakeWorld, empty
+from conftest import MakeWorld
 from flask_jobber import JobMixin, SetupError
 from flask_jobber.client import JobberClient
 from flask_jobber.core import keys
@@ -27,6 +27,7 @@ from race_support import LIMIT, engine_of, start, together, watching
 from served import WERKZEUG, Remote, Server, Unacknowledged, make_served
 from situations import put
 from support import Client, World
+from tables import renew
 
 KEY = '"8e03978e-40d5-43dd-bc93-6894a57f9324"'
 BODY = {"type": "work", "data": {"n": [1, 2.5, "ä"]}}
@@ -317,8 +318,7 @@ def test_an_answer_that_died_with_its_server_is_given_by_the_next(
     """Killed after the job is stored and before anyone hears of it: the same request finds it."""
     world, _ = make_served(db_url)
     with world.app.app_context():
-        empty(world.db.engine)
-        world.db.create_all()
+        renew(world.db)
     dies = tmp_path / "dies"
     dies.touch()
     server = Server(db_url, WERKZEUG, SERVED_DIES=str(dies))
@@ -425,8 +425,7 @@ class Columned(World):
 def columned(db_url: str) -> t.Iterator[Columned]:
     world = Columned(db_url)
     with world.app.app_context():
-        empty(world.db.engine)
-        world.db.create_all()
+        renew(world.db)
     yield world
     with world.app.app_context():
         world.db.session.remove()
@@ -459,8 +458,7 @@ def test_the_hook_decides_by_what_a_client_has_set(make_world: MakeWorld, db_url
     world = Columned(db_url, scoped=False)
     world.jobber.permission(lambda action, job: job.user_id == current_user.id)
     with world.app.app_context():
-        empty(world.db.engine)
-        world.db.create_all()
+        renew(world.db)
     for user, status in (("ann", 201), ("bob", 403)):
         body = {"type": "work", "columns": {"user_id": "ann"}}
         assert world.client(user).post("/jobs", body).status_code == status
@@ -525,8 +523,7 @@ def test_a_row_that_a_column_points_to_must_be_there(make_world: MakeWorld, post
 
     world = Pointing(postgres_url)
     with world.app.app_context():
-        empty(world.db.engine)
-        world.db.create_all()
+        renew(world.db)
     body = {"type": "work", "columns": {"album_id": 5}}
     response = world.client("root").post("/jobs", body, headers={"Idempotency-Key": "k"})
     assert (response.status_code, response.json["errors"].keys()) == (422, {"columns"})

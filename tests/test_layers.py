@@ -18,7 +18,18 @@ MOST_LINES = 400
 #: From the top; a part may import those below it, and others of its own.
 LAYERS = (
     ("__init__",),
-    ("extension", "owners", "schedules", "attachments", "cli", "testing"),
+    (
+        "extension",
+        "producer",
+        "owners",
+        "schedules",
+        "attachments",
+        "batches",
+        "limits",
+        "trust",
+        "cli",
+        "testing",
+    ),
     ("dashboard", "accounts", "worker", "delayed"),
     ("api",),
     ("wakeup",),

@@ -9,14 +9,12 @@ import typing as t
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
 from conftest import MakeWorld
@@ -30,6 +28,7 @@ from flask_jobber import (
     NotFound,
 )
 from flask_jobber.core.states import TERMINAL, TRANSITIONS, Verb
+from machines import run_machine
 from situations import ERROR, ago, assert_legal
 from support import World
 
@@ -275,14 +274,4 @@ def machine_world(make_world: MakeWorld, db_url: str) -> World:
 
 def test_no_sequence_of_verbs_leaves_the_model(machine_world: World) -> None:
     """States, attempts, failures, holders, answers and histories are as the model says after every step."""
-    on_sqlite = machine_world.app.config["SQLALCHEMY_DATABASE_URI"].startswith("sqlite")
-    run_state_machine_as_test(
-        t.cast(type[Machine], lambda: Machine(machine_world)),
-        settings=settings(
-            max_examples=40 if on_sqlite else 6,
-            stateful_step_count=30,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(Machine, machine_world, on_sqlite=40, elsewhere=6)

@@ -30,7 +30,8 @@ from support import PREFIX, User, World
 # said in it after a colon, see `said`.
 #
 # Of the jobs, `user`, `worker` and `expired` are those that these hold; `back` was held by the worker
-# that is now locked; `produced` is the producer's and in the same queue; `-` is none.
+# that is now locked; `produced` is the producer's and in the same queue; `-` is none. An enqueue has the
+# unique_key of the job before the slash, and the on_conflict behind it.
 TABLE = """
 operation     job      stranger user     other   worker  another locked expired destroyed producer operator
 
@@ -79,9 +80,16 @@ release       back     401      lost     404     lost    404     401    401     
 release       waiting  401      404      404     404     404     401    401     401       404      404
 release       absent   401      404      404     404     404     401    401     401       404      404
 
-list_jobs     -        401      200:7    200:0   200:8   200:1   401    401     401       200:1    200:9
+list_jobs     -        401      200:8    200:0   200:9   200:1   401    401     401       200:1    200:10
 events        -        401      200      200     200     200     401    401     401       200      200
 enqueue       -        401      403      403     403     403     401    401     401       201      201
+enqueue       waiting/reschedule 401 403 403     403     403     401    401     401       dup      200
+enqueue       waiting/skip 401  403      403     403     403     401    401     401       dup      200:0
+enqueue       user/replace 401  403      403     403     403     401    401     401       dup      dup
+enqueue       user/skip 401     403      403     403     403     401    401     401       dup      200:0
+enqueue       produced/replace 401 403   403     403     403     401    401     401       403      200
+enqueue       produced/reschedule 401 403 403    403     403     401    401     401       403      200
+enqueue       produced/skip 401 403      403     403     403     401    401     401       200:0    200:0
 show_job      waiting  401      200      404     200     404     401    401     401       404      200
 show_job      done     401      200:seen 404     200     404     401    401     401       404      200:seen
 show_job      produced 401      404      404     200     404     401    401     401       200      200
@@ -90,6 +98,9 @@ show_history  waiting  401      200      404     200     404     401    401     
 show_history  user     401      200:seen 404     200     404     401    401     401       404      200:seen
 show_history  worker   401      200      404     200:seen 404    401    401     401       404      200:seen
 show_history  absent   401      404      404     404     404     401    401     401       404      404
+list_answers  waiting  401      403      404     403     404     401    401     401       404      200
+list_answers  absent   401      404      404     404     404     401    401     401       404      404
+show_me       -        401      200      200     200     200     401    401     401       200      200
 
 cancel        waiting  401      403      404     403     404     401    401     401       404      200
 cancel        user     401      403      404     403     404     401    401     401       404      200
@@ -100,6 +111,13 @@ cancel        absent   401      404      404     404     404     401    401     
 retry         failed   401      403      404     403     404     401    401     401       404      200
 retry         produced 401      404      404     403     404     401    401     401       403      illegal
 retry         absent   401      404      404     404     404     401    401     401       404      404
+
+show_batch    batch    401      200      404     200     404     401    401     401       404      200
+show_batch    waiting  401      404      404     404     404     401    401     401       404      404
+show_batch    absent   401      404      404     404     404     401    401     401       404      404
+cancel_batch  batch    401      403      404     403     404     401    401     401       404      200
+cancel_batch  waiting  401      404      404     404     404     401    401     401       404      404
+cancel_batch  absent   401      404      404     404     404     401    401     401       404      404
 
 get_attachment waiting 401     200      404     200     404     401    401     401       404      200
 get_attachment done   401      200      404     404     404     401    401     401       404      200
@@ -126,6 +144,7 @@ REFUSALS = {
     "lost": "lease_lost",
     "settled": "already_settled",
     "illegal": "illegal_transition",
+    "dup": "duplicate",
 }
 HEADER, *LINES = [line.split() for line in TABLE.splitlines() if line]
 IDENTITIES = HEADER[2:]
@@ -202,16 +221,19 @@ class House:
     def _make_jobs(self) -> dict[str, int]:
         jobber = self.world.jobber
         held = {**HELD, "done": "user_ann", "failed": "user_ann"}
+        mine = {"user_id": "ann", "queue": "a"}
         theirs = {"produced": {"user_id": "pat"}, "elsewhere": {"user_id": "zoe", "queue": "b"}}
         with self.world.session():
             jobs = {
-                name: int(jobber.enqueue(name, **{"user_id": "ann", "queue": "a", **theirs.get(name, {})}).id)
+                name: int(jobber.enqueue(name, **{**mine, **theirs.get(name, {})}, unique_key=name).id)
                 for name in ("waiting", *held, *theirs)
             }
             for name, locker in held.items():
                 [claim] = jobber.claim(locker, types=[name])
                 assert (claim.id, claim.attempt) == (jobs[name], 1)
             jobber.attach(jobs["waiting"], FILE, b"some")
+            waits = {"user_id": "ann", "queue": "a", "wait_for": jobs["waiting"]}
+            jobs["batch"] = int(jobber.enqueue("batch", **waits).id)
         path = f"{PREFIX}/jobs/{jobs['done']}/attachments/{FILE}?attempt=1"
         assert self.clients["user"].put(path, data=b"some").status_code == 201
         with self.world.session():
@@ -249,6 +271,8 @@ class House:
             return self._ask_oauth(operation, job, identity)
         row = next(row for row in OPERATIONS if row.name == operation)
         body = self._exchange(job) if operation == "exchange" else BODIES.get(operation, {})
+        if operation == "enqueue" and job != "-":
+            body = body | dict(zip(("unique_key", "on_conflict"), job.split("/"), strict=True))
         return self.clients[identity].open(
             PREFIX + self.path_of(row.rule, job),
             method=row.method,
@@ -332,6 +356,8 @@ def said(house: House, operation: str, job: str, response: TestResponse) -> str:
         return str(outcome["status"])
     if operation in ("claim", "exchange", "list_claims", "list_jobs"):
         return str(len(body["jobs"]))
+    if operation == "enqueue":
+        return "0" if job.endswith("/skip") and body["type"] != "more" else ""
     if operation == "show_job":
         return "seen" if body["result"] is not None else ""
     if operation == "show_history":

@@ -16,7 +16,7 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
-from conftest import empty
+from tables import drop
 
 APP = """
 import os
@@ -201,7 +201,7 @@ def site(request: pytest.FixtureRequest, db_url: str, tmp_path: pathlib.Path) ->
     """An app whose tables are not made yet, with and without a naming convention of its own."""
     site = Site(tmp_path, db_url, request.param)
     with site.engine() as engine:
-        empty(engine)
+        drop(engine)
     yield site
     site.close()
 
@@ -211,7 +211,7 @@ def made_at_once(site: Site) -> list[str]:
     with site.engine() as engine:
         site.module.db.create_all()
         schema = site.schema()
-        empty(engine)
+        drop(engine)
     return schema
 
 

@@ -99,6 +99,8 @@ def test_the_table_of_the_design_is_what_there_is() -> None:
         ("POST", "/jobs/{job_id}/retry"),
         ("GET", "/jobs/{job_id}/attachments/{name}"),
         ("PUT", "/jobs/{job_id}/attachments/{name}"),
+        ("GET", "/batches/{job_id}"),
+        ("POST", "/batches/{job_id}/cancel"),
         ("GET", "/openapi.json"),
         ("GET", "/jobber.js"),
     }
@@ -217,6 +219,7 @@ def test_the_codes_of_the_design_are_what_there_is() -> None:
         "cancelled": 409,
         "already_settled": 409,
         "name_taken": 409,
+        "batch_ended": 409,
         "changed": 412,
         "out_of_range": 416,
         "broken_body": 400,

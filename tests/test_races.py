@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
-from conftest import ENGINES, MakeWorld, empty
+from conftest import ENGINES, MakeWorld
 from flask_jobber import Constant, DuplicateJob, ResultRejected
 from race_support import (
     LIMIT,
@@ -35,6 +35,7 @@ from race_support import (
     watching,
 )
 from support import Client, World
+from tables import drop
 
 RESULT = {"n": 1}
 ERROR = {"type": "Error", "message": "broke"}
@@ -61,7 +62,7 @@ def arena(
         known = request.param in servers
         url = request.getfixturevalue(servers[request.param]) if known else f"sqlite:///{file}"
         arenas[request.param] = World(url)
-        empty(engine_of(arenas[request.param]))
+        drop(engine_of(arenas[request.param]))
     world = arenas[request.param]
     with world.session() as session:
         world.db.create_all()

@@ -8,6 +8,7 @@ import typing as t
 
 import pytest
 import schemathesis
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
@@ -57,6 +58,7 @@ class Bench:
         jobber, type_ = self.world.jobber, f"work{next(self._number)}"
         with self.world.session():
             job_id = int(jobber.enqueue(type_, {"n": 1}, attachments={FILE: b"some"}).id)
+            self.world.db.session.execute(sa.insert(jobber.Batch).values(id=job_id, if_failed="cancel"))
             if state != "queued":
                 jobber.claim(self.locker, types=[type_])
             if state == "succeeded":

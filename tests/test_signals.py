@@ -66,7 +66,8 @@ def test_every_transition_has_its_signal(world: World) -> None:
         of_the_first = [signal[:1] + signal[2:] for signal in heard if signal[1] == job_id]
         heard.clear()
 
-        other = world.enqueue(expires_at=ago(-5))
+        other = world.enqueue(unique_key="k")
+        world.enqueue(unique_key="k", on_conflict="replace", expires_at=ago(-5))
         root.post(f"/jobs/{other}/cancel")
         root.post(f"/jobs/{other}/retry")
         with world.session():
@@ -84,9 +85,9 @@ def test_every_transition_has_its_signal(world: World) -> None:
         ("submitted", 4, anns), ("succeeded", 4, anns),
     ]  # fmt: skip
     assert heard == [
-        ("enqueued", other, 0, None), ("cancelled", other, 0, None), ("retried", other, 0, None),
-        ("expired", other, 0, None), ("retried", other, 0, None), ("claimed", other, 1, anns),
-        ("failed", other, 1, anns),
+        ("enqueued", other, 0, None), ("replaced", other, 0, None), ("cancelled", other, 0, None),
+        ("retried", other, 0, None), ("expired", other, 0, None), ("retried", other, 0, None),
+        ("claimed", other, 1, anns), ("failed", other, 1, anns),
     ]  # fmt: skip
     told = {f"job_{name}" for name, *_ in of_the_first} | {f"job_{name}" for name, *_ in heard}
     assert told == set(NAMES)

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from werkzeug.serving import make_server
 
-from conftest import ENGINES, MakeWorld, empty
+from conftest import ENGINES, MakeWorld
 from flask_jobber import ResultRejected
 from flask_jobber.client import JobberClient
 from flask_jobber.core.payload import RESERVED
@@ -31,6 +31,7 @@ from flask_jobber.worker.source import Away, Beat, Refused, Settlement, Source, 
 from flask_jobber.worker.worker import Worker
 from race_support import until
 from support import PREFIX, World
+from tables import renew
 from worker_support import handlers, load
 from worker_support import quick as quick
 
@@ -100,8 +101,7 @@ def place(
     world.jobber.permission(lambda action, job: True)
     register(world)
     with world.app.app_context():
-        empty(world.db.engine)
-        world.db.create_all()
+        renew(world.db)
     with served(world) if request.param == "http" else contextlib.nullcontext("") as address:
         yield world, address
     with world.app.app_context():
@@ -687,3 +687,18 @@ def test_the_same_handlers_run_on_both(rig: Rig) -> None:
         {"seen": ["handler", "callback"]},
     )
     assert rig.types().count("index") == 3
+
+
+def test_what_a_handler_adds_beside_its_job_is_in_its_batch(rig: Rig) -> None:
+    """Which cannot end before it is there."""
+    with rig.world.session(), rig.world.jobber.batch("several") as batch:
+        batch.enqueue("work")
+    [job] = rig.take()
+    job.enqueue("work", 2, beside=job)
+    job.enqueue("alone")
+    assert rig.settle(job, Succeeded(None, {}, job.enqueued)).code is None
+    [added, alone] = rig.take("work", "alone")
+    assert (added.data, added.type, alone.type) == (2, "work", "alone")
+    assert rig.world.job(batch.id).state == "blocked"
+    assert rig.settle(added, Succeeded(None, {}, [])).code is None
+    assert rig.world.job(batch.id).state == "submitted"

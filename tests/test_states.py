@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from werkzeug.test import TestResponse
 
 from flask_jobber import State
+from flask_jobber.core import tally
 from flask_jobber.core.states import POOL, TERMINAL, TRANSITIONS, UNFINISHED, Verb
 from situations import ERROR, HOLDER, SITUATIONS, ago, assert_legal, make_one_of_each, put, stored
 from support import Client, World
@@ -19,7 +20,7 @@ Act = t.Callable[[World, Client, int, str], TestResponse | None]
 _NOT_YET = {
     Verb.CLAIM: {"scheduled", "locked"},
     Verb.LAPSE: {"locked"},
-    Verb.EXPIRE: {"locked"},
+    Verb.EXPIRE: {"locked", "blocked"},
 }
 _OTHER_RESULT = {"n": 2}
 _OTHER_ERROR = {**ERROR, "message": "broke otherwise"}
@@ -53,6 +54,9 @@ _ACTS: dict[Verb, Act] = {
     Verb.LAPSE: lambda world, holder, job_id, type_: _on_all(world, world.jobber.expire),
     Verb.EXPIRE: lambda world, holder, job_id, type_: _on_all(world, world.jobber.expire),
     Verb.PROCESS: lambda world, holder, job_id, type_: _on_all(world, world.jobber.process_submitted),
+    Verb.UNBLOCK: lambda world, holder, job_id, type_: _on_all(
+        world, lambda: tally.close(world.jobber.store(), job_id)
+    ),
 }
 _PREPARED: dict[Verb, dict[str, t.Any]] = {
     Verb.LAPSE: {"max_attempts": 1},
@@ -123,12 +127,12 @@ def test_a_heartbeat_and_a_look_are_no_transitions(world: World, act: str) -> No
 
 
 def test_the_table_knows_every_state() -> None:
-    """Each can be reached, and each be left but ``succeeded``."""
+    """Each can be reached, and each be left: ``succeeded`` when a result is taken back."""
     to_states = frozenset[State]().union(*(row.to_states for row in TRANSITIONS.values()))
     from_states = frozenset[State]().union(*(row.from_states for row in TRANSITIONS.values()))
 
     assert to_states == frozenset(State)
-    assert from_states == frozenset(State) - {State.SUCCEEDED}
+    assert from_states == frozenset(State)
     assert TERMINAL.isdisjoint(UNFINISHED)
     assert POOL < UNFINISHED
     assert set(TRANSITIONS) == set(Verb)

@@ -143,8 +143,9 @@ def test_greenlets_wait_by_the_hundred(serve: Serve, store: World, call: Call) -
     with concurrent.futures.ThreadPoolExecutor(300) as readers:
         answers = [said["jobs"] for _, said in readers.map(Caller.answer, callers)]
     assert sorted(len(jobs) for jobs in answers) == [1] * 300
-    # A claim is one statement on PostgreSQL, four on SQLite, nine on MariaDB.
-    assert told(server, "/asked") - before < 15 * 300
+    # A claim is one statement on PostgreSQL, four on SQLite, nine on MariaDB, where one that rivals
+    # got in the way of looks again; if each job woke everybody, there would be hundreds.
+    assert told(server, "/asked") - before < 30 * 300
 
 
 def test_a_killed_server_leaves_nothing_behind(serve: Serve, store: World, call: Call) -> None:

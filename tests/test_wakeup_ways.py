@@ -668,16 +668,23 @@ GARBAGE = [
     '{"other": 1}', '{"more": true}' + " " * 70_000, "\ufffd",
     *(json.dumps({"jobs": [facts]}) for facts in (
         ["work", "default", 0, None, [], [], 0],
-        ["work", "default", 0, None, [], [], True],
-        ["work", "default", 0, None, [], [], 1.5],
-        ["work", "default", 0, None, [], [], 1, 1],
-        ["work", "default", "0", None, [], [], 1],
-        ["work", "default", 10**30, None, [], [], 1],
-        ["work", "default", 0, 7, [], [], 1],
-        ["work", "default", 0, None, "ann", [], 1],
-        ["work", "default", 0, None, [], [[]], 1],
-        ["work", "default", 0, None, [], [True], 1],
-        [None, "default", 0, None, [], [], 1],
+        ["work", "default", 0, None, [], [], 0, 1],
+        ["work", "default", 0, None, [], [], 0, []],
+        ["work", "default", 0, None, [], [], 0, [1]],
+        ["work", "default", 0, None, [], [], 0, [0, 1]],
+        ["work", "default", 0, None, [], [], 0, [1, True]],
+        ["work", "default", 0, None, [], [], 0, [2, 1]],
+        ["work", "default", 0, None, [], [], 0, [1, 2**63 - 1]],
+        ["work", "default", 0, None, [], [], 0, [1, 2**63]],
+        ["work", "default", 0, None, [], [], 0, [1, 1], 1],
+        ["work", "default", 0, None, [], [], 1.5, [1, 1]],
+        ["work", "default", "0", None, [], [], 0, [1, 1]],
+        ["work", "default", 10**30, None, [], [], 0, [1, 1]],
+        ["work", "default", 0, 7, [], [], 0, [1, 1]],
+        ["work", "default", 0, None, "ann", [], 0, [1, 1]],
+        ["work", "default", 0, None, [], [[]], 0, [1, 1]],
+        ["work", "default", 0, None, [], [True], 0, [1, 1]],
+        [None, "default", 0, None, [], [], 0, [1, 1]],
     )),
 ]  # fmt: skip
 
@@ -691,10 +698,12 @@ fresh = st.builds(
     only_for=st.none() | names,
     not_for=st.lists(names, max_size=3).map(tuple),
     leads=st.lists(t.cast(t.Any, leads), max_size=3).map(tuple),
+    attempts=st.integers(0, 2**31),
 )
+ids = st.sets(st.integers(1, 20) | st.integers(1, 2**63 - 1), min_size=1, max_size=20).map(sorted).map(tuple)
 news = st.builds(
     News,
-    jobs=st.dictionaries(fresh, st.integers(1, 10**6), max_size=5),
+    jobs=st.dictionaries(fresh, ids, max_size=5),
     more=st.booleans(),
     due=st.none() | st.floats(0, 1e9),
     wish=st.none() | st.floats(0, 1e9),
@@ -711,7 +720,7 @@ json_values = st.recursive(
 @st.composite
 def nearly_news(draw: t.Callable[[t.Any], t.Any]) -> str:
     """News of which one part is anything: a field, or a fact of the one kind of job."""
-    facts = [*dataclasses.astuple(draw(fresh)), 1]
+    facts = [*dataclasses.astuple(draw(fresh)), [1, 3]]
     said = {**json.loads(draw(news).write()), "jobs": [facts]}
     part = draw(st.sampled_from([*range(len(facts)), "jobs", "more", "due", "wish", "left", "changed"]))
     value = draw(json_values)
@@ -740,12 +749,12 @@ def check(said: News) -> None:
     assert said.due is None or (math.isfinite(said.due) and 0 <= said.due <= 1e12)
     assert all(isinstance(user, str) for user in said.left)
     assert all(type(id) is int and 0 < id < 2**63 for id in said.changed)
-    for one, count in said.jobs.items():
-        assert type(count) is int
-        assert 0 < count < 2**63
+    kinds = {"priority": int, "attempts": int, "not_for": tuple, "leads": tuple, "only_for": str | None}
+    for one, its in said.jobs.items():
+        assert all(type(id) is int and 0 < id < 2**63 for id in its)
+        assert 0 < len(its) <= 1000
         for name, value in dataclasses.asdict(one).items():
-            kind = {"priority": int, "not_for": tuple, "leads": tuple, "only_for": str | None}.get(name, str)
-            assert isinstance(value, kind)
+            assert isinstance(value, kinds.get(name, str))
         assert all(lead is None or lead is False or isinstance(lead, str) for lead in one.leads)
 
 

@@ -17,9 +17,9 @@ from flask import Flask
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 import worked_handlers
-from conftest import empty
 from race_support import engine_of, until
 from support import PREFIX
+from tables import renew
 from worked import URL, make_worked
 
 _HERE = pathlib.Path(__file__).parent
@@ -114,8 +114,7 @@ class Scene:
         self.url, self.folder = url, folder
         self.world, self._effects = make_worked(url)
         with self.world.app.app_context():
-            empty(self.world.db.engine)
-            self.world.db.create_all()
+            renew(self.world.db)
         self._commands: list[Command] = []
         self._site: Site | None = None
 

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 from werkzeug.serving import make_server
 
-from flask_jobber import job_succeeded
+from flask_jobber import State, job_failed, job_succeeded
 
 from . import paint
 from .app import create_app
@@ -35,6 +35,8 @@ from .models import Picture, Tile, db
 # A flower of spirals, ninety million times larger than life.
 PLACE = {"real": -0.1607013361, "imag": 1.0375664988, "width": 4e-8}
 NAMES = ("ada", "grace", "emmy", "sofia")
+# New painters check each other: it takes two logins.
+LEAST_PAINTERS = 2
 
 Process = subprocess.Popen[str]
 console = Console(highlight=False, soft_wrap=True)
@@ -65,7 +67,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--serve", action="store_true", help="keep serving when the picture is finished")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (%(default)s)")
     parser.add_argument("--port", type=int, default=0, help="any free one otherwise")
-    parser.add_argument("--clients", type=int, default=2, help="script clients (%(default)s)")
+    parser.add_argument(
+        "--clients", type=int, default=2, help="script clients (%(default)s); two check each other"
+    )
     parser.add_argument("--columns", type=int, default=12, help="tiles side by side (%(default)s)")
     parser.add_argument("--rows", type=int, default=8, help="tiles one below the other (%(default)s)")
     parser.add_argument("--tile", type=int, default=60, help="pixels along a tile's side (%(default)s)")
@@ -89,7 +93,7 @@ def run(options: argparse.Namespace, database: str) -> None:
 def make(options: argparse.Namespace, url: str) -> None:
     """Have the picture painted, and check it."""
     picture = shared_picture(options.columns, options.rows, options.tile)
-    describe(picture, url)
+    describe(picture, url, options.clients)
     with progress() as bars:
         with clients(url, options.clients) as processes:
             watch(picture, processes, bars)
@@ -121,13 +125,15 @@ def shared_picture(columns: int, rows: int, tile: int) -> Picture:
     return found or picture
 
 
-def describe(picture: Picture, url: str) -> None:
+def describe(picture: Picture, url: str, painters: int) -> None:
     width, height = picture.size
     console.print(
         f"The Mandelbrot set, magnified [bold]{picture.magnification:,.0f}[/] times:"
         f" {width} by {height} pixels in {len(picture.places)} tiles."
     )
     console.print(f"Open [bold]{url}[/] in a browser to paint too.")
+    if painters < LEAST_PAINTERS:
+        console.print("It takes two: what a new painter paints is painted by another too, and compared.")
 
 
 @contextlib.contextmanager
@@ -166,11 +172,15 @@ def progress() -> Progress:
 
 
 def watch(picture: Picture, processes: list[Process], bars: Progress) -> None:
-    """Show the picture's progress until it is finished, whoever paints it."""
+    """Show the picture's progress until it is stitched, whoever paints it."""
     bar = bars.add_task("painting tiles", total=len(picture.places))
     bell = threading.Event()
-    # The server is a thread of this process: it hears of each result.
-    with job_succeeded.connected_to(lambda *_, **facts: bell.set(), jobber):
+
+    def ring(sender: object, **facts: t.Any) -> None:
+        bell.set()
+
+    # The server is a thread of this process: it hears of each tile, and of their batch.
+    with job_succeeded.connected_to(ring, jobber), job_failed.connected_to(ring, jobber):
         for process in processes:
             threading.Thread(target=ring_at_end, args=(process, bell), daemon=True).start()
         follow(picture, processes, bars, bar, bell)
@@ -184,21 +194,21 @@ def ring_at_end(process: Process, bell: threading.Event) -> None:
 def follow(
     picture: Picture, processes: list[Process], bars: Progress, bar: TaskID, bell: threading.Event
 ) -> None:
-    while not bars.finished:
+    enough = min(LEAST_PAINTERS, len(processes))
+    while True:
         bell.clear()
         # Looked at first: a client may have painted the last tile before it ended.
-        abandoned = processes and all(process.poll() is not None for process in processes)
-        bars.update(bar, completed=painted(picture))
-        if abandoned and not bars.finished:
-            raise Failure("The script clients have ended before the picture was finished.")
-        if not bars.finished:
-            bell.wait()
-
-
-def painted(picture: Picture) -> int:
-    db.session.rollback()  # some databases show the same until a transaction ends
-    tiles = sa.select(sa.func.count()).where(Tile.picture_id == picture.id)
-    return db.session.execute(tiles).scalar_one()
+        abandoned = sum(process.poll() is None for process in processes) < enough
+        db.session.rollback()  # some databases show the same until a transaction ends
+        batch = jobber.find_batch(picture.batch_id).progress()
+        bars.update(bar, completed=batch.done)
+        if batch.state is State.SUCCEEDED:
+            return
+        if batch.state in (State.FAILED, State.CANCELLED):
+            raise Failure("The tiles could not be stitched.")
+        if abandoned and batch.left:
+            raise Failure("Script clients have ended before the picture was finished.")
+        bell.wait()
 
 
 def check(picture: Picture, path: pathlib.Path, bars: Progress) -> None:
@@ -206,9 +216,9 @@ def check(picture: Picture, path: pathlib.Path, bars: Progress) -> None:
 
     :raises Failure: when they differ.
     """
-    image = picture.image()
-    image.save(path)
-    found, right = image.tobytes(), b"".join(compute(picture, bars))
+    found = picture.pixels or b""
+    paint.image(*picture.size, found).save(path)
+    right = b"".join(compute(picture, bars))
     wrong = sum(found[i : i + 3] != right[i : i + 3] for i in range(0, len(right), 3))
     if wrong:
         raise Failure(f"{path}: {wrong:,} of {len(right) // 3:,} pixels differ from a direct computation.")

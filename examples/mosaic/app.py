@@ -34,6 +34,8 @@ def create_app(database: str) -> Flask:
         SESSION_COOKIE_SAMESITE="Lax",
         JOBBER_LEASE_SECONDS=60,
         JOBBER_IDLE_SECONDS=1,
+        # The page of a picture asks how far its batch is, however old it is.
+        JOBBER_KEEP_FINISHED_DAYS=3650,
     )
     db.init_app(app)
     login_manager.init_app(app)

@@ -8,13 +8,11 @@ import time
 import sqlalchemy as sa
 from flask_login import UserMixin
 from flask_sqlalchemy import SQLAlchemy
-from PIL import Image
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from werkzeug.security import check_password_hash, generate_password_hash
 
 from flask_jobber import JobMixin
 
-from . import paint
 from .mandelbrot import Part, counts
 
 
@@ -64,6 +62,10 @@ class Picture(db.Model):
     rows: Mapped[int]
     #: Width and height of a tile in pixels.
     tile: Mapped[int]
+    #: The batch of its tiles.
+    batch_id: Mapped[int | None] = mapped_column(sa.BigInteger)
+    #: RGB bytes, row by row, when it is stitched.
+    pixels: Mapped[bytes | None] = mapped_column(deferred=True)
 
     @classmethod
     def around(cls, real: float, imag: float, width: float, columns: int, rows: int, tile: int) -> Picture:
@@ -106,17 +108,9 @@ class Picture(db.Model):
             "x": x, "y": y, "width": width, "height": height,
         }  # fmt: skip
 
-    def image(self) -> Image.Image:
-        """Return what is painted so far."""
-        picture = Image.new("RGB", self.size)
-        for tile in db.session.scalars(sa.select(Tile).where(Tile.picture_id == self.id)):
-            square = paint.image(self.tile, self.tile, tile.pixels)
-            picture.paste(square, (tile.column * self.tile, tile.row * self.tile))
-        return picture
-
 
 class Tile(db.Model):
-    """A painted square of a picture."""
+    """A painted square of a picture, to be seen before all are there."""
 
     picture_id: Mapped[int] = mapped_column(sa.ForeignKey("picture.id"), primary_key=True)
     column: Mapped[int] = mapped_column(primary_key=True)
@@ -129,7 +123,7 @@ class Tile(db.Model):
 
 
 class Job(JobMixin, db.Model):
-    """A tile to be computed, by its picture's user or, without one, by anybody."""
+    """A tile to be computed, by its picture's user or, without one, by anybody; or the batch of them."""
 
     __claim_by__ = ("user_id",)
     user_id: Mapped[int | None] = mapped_column(sa.ForeignKey("user.id"))

@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response as Redirection
 from flask_jobber import State
 
 from . import paint
-from .jobs import commission, is_waiting
+from .jobs import commission, jobber
 from .models import WHOLE, Job, Picture, Tile, User, db
 
 pages = Blueprint("pages", __name__)
@@ -88,7 +88,7 @@ def zoom(picture_id: int) -> Redirection:
     """Begin a picture of the user's own: a place in this one, or the whole set."""
     picture = _picture(picture_id)
     window = _window(picture)
-    if is_waiting(current_user.id):
+    if _has_unfinished():
         flash("Paint your last picture first.")
     elif window["width"] < _NARROWEST:
         flash("Here double precision ends: neighbouring pixels would be the same number.")
@@ -98,6 +98,11 @@ def zoom(picture_id: int) -> Redirection:
         commission(picture)
         db.session.commit()
     return _go_to(picture.id)
+
+
+def _has_unfinished() -> bool:
+    own = sa.select(Picture.id).where(Picture.user_id == current_user.id, Picture.pixels.is_(None))
+    return db.session.scalar(own.limit(1)) is not None
 
 
 def _window(picture: Picture) -> dict[str, float]:
@@ -114,22 +119,29 @@ def _window(picture: Picture) -> dict[str, float]:
 @pages.get("/pictures/<int:picture_id>/progress")
 @login_required
 def progress(picture_id: int) -> dict[str, t.Any]:
-    """Tell who painted what and when, and who is at which tile now."""
+    """Tell how far the batch is, who painted what and when, and which tiles the user is at.
+
+    Not who else is at one: painters of the same tile could come to an understanding.
+    """
     picture = _picture(picture_id)
     columns = (Tile.column, Tile.row, Tile.painter, Tile.painted_at)
     tiles = db.session.execute(sa.select(*columns).where(Tile.picture_id == picture.id)).all()
+    batch = jobber.find_batch(picture.batch_id).progress()
     return {
+        "done": batch.done,
+        "rate": batch.rate,
+        "finished": batch.state is State.SUCCEEDED,
         "painted": [[*place, painter, time.time() - at] for *place, painter, at in tiles],
-        "held": [[*place, painter] for *place, painter in _held(picture)],
+        "held": list(_held(picture)),
     }
 
 
-def _held(picture: Picture) -> t.Iterator[tuple[int, int, str]]:
-    held = sa.select(Job.data, Job.locked_by).where(
-        Job.picture_id == picture.id, Job.state == State.LOCKED.value
-    )
-    for data, painter in db.session.execute(held):
-        yield data["x"] // picture.tile, data["y"] // picture.tile, painter
+def _held(picture: Picture) -> t.Iterator[tuple[int, int]]:
+    name = current_user.name
+    mine = sa.or_(Job.locked_by == name, Job.locked_by.startswith(f"{name}/", autoescape=True))
+    held = (Job.picture_id == picture.id, Job.state == State.LOCKED.value, mine)
+    for data in db.session.scalars(sa.select(Job.data).where(*held)):
+        yield data["x"] // picture.tile, data["y"] // picture.tile
 
 
 @pages.get("/pictures/<int:picture_id>/<int:column>-<int:row>.png")
@@ -143,7 +155,11 @@ def tile(picture_id: int, column: int, row: int) -> Response:
 @pages.get("/pictures/<int:picture_id>.png")
 @login_required
 def whole(picture_id: int) -> Response:
-    return _png(_picture(picture_id).image())
+    """Give the whole picture, once it is stitched."""
+    picture = _picture(picture_id)
+    if picture.pixels is None:
+        abort(404)
+    return _png(paint.image(*picture.size, picture.pixels))
 
 
 def _png(image: Image.Image) -> Response:

@@ -204,8 +204,8 @@ def _find(call: Call, job_id: int, name: str) -> Row:
     """Return the row of a file that this client may have."""
     if not FILE_NAME.fullmatch(name):
         raise NotFound
-    job = queries.one(call.store, call.identity.scope.expression, job_id)
-    row = attachments.one(call.store, job_id, name) if job.has_files else None
+    job = call.one(job_id)
+    row = attachments.one(call.store, job_id, name) if job.has_files is not None else None
     if row is None:
         raise NotFound
     if row.attempt is not None and row.attempt not in call.seen_attempts(job, call.visible_results([job])):

@@ -16,7 +16,7 @@ from werkzeug.routing import RequestRedirect
 from ..core.engines import undo
 from ..core.payload import MAX_ID
 from ..errors import JobberError, NotFound
-from . import attachments, columns, events, exchange, openapi, views  # noqa: F401  some fill the table
+from . import attachments, batches, columns, events, exchange, openapi, trust, views  # noqa: F401
 from .call import Call
 from .guard import check_request, exempt_from_csrf_protect
 from .operation import OPERATIONS, Operation

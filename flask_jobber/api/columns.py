@@ -13,7 +13,7 @@ from marshmallow import ValidationError, fields, validate
 from sqlalchemy.exc import DataError, IntegrityError
 
 from ..core.enqueue import Spec
-from ..core.models import JobMixin
+from ..core.models import OURS, JobMixin
 from ..core.payload import check_instant
 from ..errors import Invalid, SetupError
 from . import schemas
@@ -38,7 +38,7 @@ def check(job: type[JobMixin]) -> None:
         whose type has no JSON.
     """
     for name in job.__client_columns__:
-        if name in JobMixin.__annotations__ or name not in job.__mapper__.columns:  # type: ignore[attr-defined]
+        if name in OURS or name not in job.__mapper__.columns:  # type: ignore[attr-defined]
             raise SetupError(f"__client_columns__: {name!r} is no column of the app's own.")
         if name in Spec.__annotations__:  # it would be taken for ours, which clients may not say
             raise SetupError(f"__client_columns__: {name!r} is a keyword of enqueue(); rename the column.")

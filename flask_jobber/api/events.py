@@ -141,7 +141,7 @@ class _Stream:
     def _remember_all(self) -> None:
         """Note how jobs are now: the stream tells of what happens next."""
         with self._look() as call:
-            known = changes.since(call.store, call.identity.scope.expression, self._narrow, self._cursor)
+            known = changes.since(call.store, call.sight, self._narrow, self._cursor)
         self._told = known or {}
 
     def _tell_all(self, *, missed: bool = False) -> t.Iterator[bytes]:
@@ -161,7 +161,7 @@ class _Stream:
         ids, unnamed = self._wakeup.watchers.take(self._watcher)
         if not missed and not unnamed:
             return sorted(ids)
-        found = changes.since(call.store, call.identity.scope.expression, self._narrow, self._cursor)
+        found = changes.since(call.store, call.sight, self._narrow, self._cursor)
         if found is None:
             return None
         return sorted(ids | {id for id, mark in found.items() if self._told.get(id) != mark})
@@ -182,8 +182,8 @@ class _Stream:
 
     def _snapshots(self, call: Call, ids: t.Sequence[int]) -> list[str]:
         """Return what there is to tell of jobs: of those in the scope that are not as they were told."""
-        rows = changes.these(call.store, call.identity.scope.expression, self._narrow, ids) if ids else ()
-        rows = [row for row in rows if self._told.get(row.id) != changes.mark(row)]
+        rows = changes.these(call.store, call.sight, self._narrow, ids) if ids else ()
+        rows = [row for row in call.permitted(rows) if self._told.get(row.id) != changes.mark(row)]
         for row in rows:
             self._told.pop(row.id, None)  # to the end of it
             self._told[row.id] = changes.mark(row)

@@ -24,7 +24,7 @@ from ..hooks import Registry
 
 logger = logging.getLogger("flask_jobber")
 Expression = sa.ColumnElement[t.Any]
-Action = t.Literal["enqueue", "repeat", "cancel", "retry", "history", "result", "attach"]
+Action = t.Literal["enqueue", "repeat", "replace", "cancel", "retry", "history", "result", "attach", "batch"]
 #: The locker names of worker accounts begin so, and no others.
 ACCOUNT = "account:"
 # A list of a scope this long is taken apart into branches of the claim.

@@ -84,6 +84,7 @@ PROBLEMS: dict[type[BaseException], Problem] = {
     errors.AlreadySettled: Problem("already_settled", 409, "Already settled"),
     errors.DuplicateJob: Problem("duplicate", 409, "Duplicate job"),
     errors.IllegalTransition: Problem("illegal_transition", 409, "Illegal transition"),
+    errors.BatchEnded: Problem("batch_ended", 409, "Batch ended"),
     errors.NameTaken: Problem("name_taken", 409, "Name taken"),
     Changed: Problem("changed", 412, "Changed"),
     OutOfRange: Problem("out_of_range", 416, "Range not satisfiable"),

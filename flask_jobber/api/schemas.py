@@ -11,6 +11,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 from ..core import payload
 from ..core.owners import REFERENCE
 from ..core.states import State
+from ..core.unique import Conflict
 
 # marshmallow formats an error's text: braces stand twice.
 _NAME_ERROR = f"A name matches {payload.NAME.pattern}.".replace("{", "{{").replace("}", "}}")
@@ -193,6 +194,7 @@ class ListQuery(Schema):
     owner = fields.String(
         validate=_Reference, metadata={"description": "The reference of a thing: <table>/<key>."}
     )
+    batch = QueryInteger(validate=validate.Range(1))
 
 
 class Ids(fields.Field):  # type: ignore[type-arg]  # generic since marshmallow 4
@@ -223,6 +225,14 @@ class EnqueueBody(Schema):
     expires_at = Instant()
     max_attempts = fields.Integer(strict=True, validate=validate.Range(1))
     unique_key = fields.String(validate=validate.Length(1, payload.MAX_UNIQUE_KEY))
+    on_conflict = fields.String(
+        validate=validate.OneOf(t.get_args(Conflict)),
+        metadata={"description": "What becomes of the job that has the unique_key; raise (409) otherwise."},
+    )
+    concurrency_key = fields.String(
+        metadata={"description": "So many jobs of it at once as the app says, else one."},
+        validate=validate.Length(1, payload.MAX_UNIQUE_KEY),
+    )
     only_for = fields.String(metadata={"description": "The one locker, login or node that may have it."})
     only_for_seconds = Number(
         metadata={"description": "Others may have it too, so long after it is due."},
@@ -240,6 +250,16 @@ class EnqueueBody(Schema):
     columns = fields.Dict(
         keys=fields.String(),
         metadata={"description": "Columns of the app's own, those that it lets clients set."},
+    )
+    batch = fields.Integer(
+        strict=True,
+        validate=validate.Range(1, payload.MAX_ID),
+        metadata={"description": "The batch that it is a member of; it needs a permission."},
+    )
+    beside = fields.Integer(
+        strict=True,
+        validate=validate.Range(1, payload.MAX_ID),
+        metadata={"description": "A job that this client holds: the new one is in the same batch."},
     )
 
 
@@ -320,6 +340,9 @@ class SeenJob(Schema):
         required=True, allow_none=True, metadata={"description": "What repeated jobs have in common."}
     )
     owner = fields.String(required=True, allow_none=True, metadata={"description": "<table>/<key>"})
+    batch = fields.Integer(
+        required=True, allow_none=True, metadata={"description": "The job that waits for its end."}
+    )
     href = fields.String(required=True)
     attachments = fields.List(fields.Nested(Attachment), required=True)
 
@@ -327,6 +350,27 @@ class SeenJob(Schema):
 class SeenJobs(Schema):
     jobs = fields.List(fields.Nested(SeenJob), required=True)
     cursor = fields.String(required=True, allow_none=True, metadata={"description": "null on the last page."})
+
+
+class Batch(Schema):
+    id = fields.Integer(required=True)
+    type = fields.String(required=True)
+    state = fields.String(required=True, validate=validate.OneOf(_STATES))
+    data = fields.Raw(required=True, allow_none=True)
+    owner = fields.String(required=True, allow_none=True, metadata={"description": "<table>/<key>"})
+    total = fields.Integer(required=True, metadata={"description": "Members."})
+    done = fields.Integer(required=True, metadata={"description": "Those that succeeded."})
+    failed = fields.Integer(required=True, metadata={"description": "Those that failed or expired."})
+    cancelled = fields.Integer(required=True)
+    running = fields.Integer(required=True, metadata={"description": "Those that are held now."})
+    left = fields.Integer(required=True, metadata={"description": "Those that have not ended."})
+    rate = fields.Float(required=True, allow_none=True, metadata={"description": "Ends a second."})
+    seconds_left = fields.Float(
+        required=True, allow_none=True, metadata={"description": "Until all have ended, at this rate."}
+    )
+    enqueued_at = Instant(required=True, attribute="created_at")
+    finished_at = Instant(required=True, allow_none=True)
+    href = fields.String(required=True)
 
 
 class HistoryError(JobError):
@@ -384,3 +428,41 @@ class Exchanged(Schema):
     jobs = fields.List(fields.Nested(ClaimedJob), required=True)
     retry_after = fields.Float(required=True)
     claim = fields.Nested(Problem, metadata={"description": "Why the claim was refused, when it was."})
+
+
+class Record(Schema):
+    claims = fields.Integer(required=True)
+    valid = fields.Integer(required=True)
+    invalid = fields.Integer(required=True)
+    lapses = fields.Integer(required=True)
+    median_seconds = fields.Float(required=True, allow_none=True)
+
+
+class Me(Schema):
+    login = fields.String(required=True)
+    node = fields.String(required=True, allow_none=True)
+    blocked = fields.Boolean(required=True, metadata={"description": "Then it is handed nothing."})
+    record = fields.Nested(
+        Record,
+        required=True,
+        metadata={"description": "Of jobs that want several results, as it stood when the day (UTC) began."},
+    )
+    max_open_claims = fields.Integer(required=True, allow_none=True)
+    claims_left_today = fields.Integer(required=True, allow_none=True)
+
+
+class Answer(Schema):
+    id = fields.Integer(required=True)
+    is_ = fields.String(
+        required=True,
+        data_key="is",
+        attribute="is",
+        validate=validate.OneOf(["waiting", "held", "answered", "gone"]),
+    )
+    login = fields.String(required=True, allow_none=True)
+    result = fields.Raw(required=True, allow_none=True)
+    href = fields.String(required=True)
+
+
+class Answers(Schema):
+    answers = fields.List(fields.Nested(Answer), required=True)

@@ -12,16 +12,22 @@ from ..core import cancel as cancel_verbs
 from ..core import enqueue as enqueue_verbs
 from ..core import hold, payload, queries, settle
 from ..core.candidates import Wanted
-from ..core.claim import Claim
+from ..core.claim import Claims
+from ..core.hold import Row
 from ..core.lanes import Lanes
 from ..errors import Invalid
 from . import columns as columns_verbs
 from . import idempotency, schemas, waiting
+from .batches import check_may_add
 from .call import Call, answer, answer_claims, answer_with, status_of
 from .operation import operation
 
 _SCRIPT = Path(__file__).parent / "static" / "jobber.js"
+# Rows of one more look, when some of the first are not to be seen; and looks.
+_WIDE, _MOST_LOOKS = 1000, 20
 _WIRE = {"after": "after_seconds"}
+# Of a kept answer: no job was made.
+_THERE = "there"
 _HELD = ("not_found", "lease_lost", "cancelled", "already_settled")
 _ATTEMPT = "/jobs/<job_id>/attempts/<attempt>"
 
@@ -38,7 +44,7 @@ def claim(call: Call, **wish: t.Any) -> Response:
     return answer_claims(call, take(call, **wish))
 
 
-def take(call: Call, *, wait_seconds: float, **wish: t.Any) -> list[Claim]:
+def take(call: Call, *, wait_seconds: float, **wish: t.Any) -> Claims:
     """Claim what a request asks for, and commit."""
     seconds = min(wait_seconds, call.settings.max_wait_seconds)
     return waiting.take(call, lambda: _wanted(call, **wish), seconds)
@@ -73,14 +79,15 @@ def _distinct(names: list[str] | None) -> tuple[str, ...] | None:
 @operation("GET", "/claims", answers={200: schemas.Claims()})
 def list_claims(call: Call) -> Response:
     """List what this client holds, to take it up again after a crash or a reload."""
-    return answer({"jobs": call.dump_claims(queries.open_claims(call.store, call.holder))})
+    claims = Claims(queries.open_claims(call.store, call.holder))
+    return answer({"jobs": call.dump_claims(call.with_files(claims))})
 
 
 @operation("GET", _ATTEMPT, answers={200: schemas.ClaimedJob()}, refusals=_HELD)
 def show_attempt(call: Call, job_id: int, attempt: int) -> Response:
     """Show a handed-out job again, to its holder."""
-    claim = queries.open_claim(call.store, call.holder, hold.Item(job_id, attempt))
-    return answer(call.dump_claims([claim])[0])
+    claims = Claims([queries.open_claim(call.store, call.holder, hold.Item(job_id, attempt))])
+    return answer(call.dump_claims(call.with_files(claims))[0])
 
 
 @operation(
@@ -151,29 +158,48 @@ def _settle(call: Call, verb: t.Callable[..., list[hold.Outcome]], item: hold.It
     answers={200: schemas.SeenJobs()},
 )
 def list_jobs(
-    call: Call, *, limit: int, cursor: str = "0", owner: str | None = None, **equals: str | None
+    call: Call,
+    *,
+    limit: int,
+    cursor: str = "0",
+    owner: str | None = None,
+    batch: int | None = None,
+    **equals: t.Any,
 ) -> Response:
     """List the jobs that this client may see, by id, page by page."""
-    equals["owner_ref"] = owner
-    scope = call.identity.scope.expression
-    rows = queries.visible(call.store, scope, after=int(cursor), limit=limit + 1, **equals)
+    equals |= {"owner_ref": owner, "batch_id": batch}
+    rows, more = _look(call, int(cursor), limit + 1, equals)
     page = rows[:limit]
-    following = str(page[-1].id) if len(rows) > limit else None
+    following = str(page[-1].id) if len(rows) > limit else more
     return answer_with(schemas.SeenJobs(), {"jobs": call.seen(page), "cursor": following})
+
+
+def _look(call: Call, after: int, size: int, equals: dict[str, str | None]) -> tuple[list[Row], str | None]:
+    """Return the next jobs that this client may see; and where to go on if too much lay between."""
+    found: list[Row] = []
+    for _ in range(_MOST_LOOKS):
+        rows = queries.visible(call.store, call.sight, after=after, limit=size, **equals)
+        found += call.permitted(rows)
+        if len(rows) < size or len(found) >= size:
+            return found, None
+        after, size = rows[-1].id, _WIDE
+    return found, str(after)
 
 
 @operation(
     "POST",
     "/jobs",
     body=schemas.EnqueueBody(),
-    answers={201: schemas.SeenJob()},
-    refusals=("forbidden", "duplicate", "key_reused", "queue_full"),
+    answers={200: schemas.SeenJob(), 201: schemas.SeenJob()},
+    refusals=("forbidden", "duplicate", "key_reused", "queue_full", "not_found", "batch_ended"),
     large=True,
     headers={idempotency.HEADER: "The same answer for the same request by the same login."},
 )
 def enqueue(call: Call, **spec: t.Any) -> Response:
-    """Enqueue a job, if the permission hook allows it."""
+    """Enqueue a job, if the permission hook allows it. 200: the one that has the unique_key already."""
     said = idempotency.once(call, spec, lambda: _enqueue(call, **spec))
+    if said.pop(_THERE, False):
+        return answer(said)
     return answer(said, 201, {"Location": said["href"]})
 
 
@@ -185,6 +211,7 @@ def _enqueue(
     **spec: t.Any,
 ) -> dict[str, t.Any]:
     store, lanes = call.store, Lanes(call.store)
+    check_may_add(call, batch=spec.get("batch"), beside=spec.get("beside"))
     own = columns_verbs.load(call.store.Job, columns or {})
     try:
         job = enqueue_verbs.build(store, {**spec, **own, "after": after_seconds}, store.now, lanes=lanes)
@@ -194,23 +221,22 @@ def _enqueue(
     if job.every is not None:
         call.identity.require("repeat", job)
     with columns_verbs.accountable(own):
-        enqueue_verbs.insert(store, [job], lanes, by=call.identity.locker)
-    return _dump(call, job.id)
+        [found] = enqueue_verbs.insert(store, [job], lanes, by=call.identity.locker, allow=call.allow)
+    return _dump(call, job.id) if found is job else {**_dump(call, found.id, current=True), _THERE: True}
 
 
 @operation("GET", "/jobs/<job_id>", answers={200: schemas.SeenJob()}, refusals=("not_found",))
 def show_job(call: Call, job_id: int) -> Response:
     """Show one job."""
-    row = queries.one(call.store, call.identity.scope.expression, job_id)
-    return answer_with(schemas.SeenJob(), call.seen([row])[0])
+    return answer_with(schemas.SeenJob(), call.seen([call.one(job_id)])[0])
 
 
 def _show(call: Call, job_id: int) -> Response:
     return answer(_dump(call, job_id))
 
 
-def _dump(call: Call, job_id: int) -> dict[str, t.Any]:
-    row = queries.one(call.store, sa.true(), job_id)
+def _dump(call: Call, job_id: int, *, current: bool = False) -> dict[str, t.Any]:
+    row = queries.one(call.store, sa.true(), job_id, current=current)
     return t.cast(dict[str, t.Any], schemas.SeenJob().dump(call.seen([row])[0]))
 
 

@@ -7,6 +7,8 @@ transaction; before each the client is asked again who it is and what it may see
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import threading
 import time
 import typing as t
@@ -15,8 +17,8 @@ from flask import current_app, g, request, session
 from flask_login import current_user
 
 from ..core.candidates import Wanted
-from ..core.claim import Claim, claim
-from ..core.news import is_there
+from ..core.claim import Claims, claim, claim_and_see
+from ..core.news import still_there
 from ..wakeup.lookout import is_gone, socket_of
 from ..wakeup.room import Waiter, read_wish
 from ..wakeup.wakeup import Wakeup
@@ -39,15 +41,15 @@ class Client:
         return self.socket is not None and is_gone(self.socket)
 
 
-def take(call: Call, ask: Ask, seconds: float) -> list[Claim]:
-    """Claim, and wait for up to so many seconds while there is nothing; all is committed.
+def take(call: Call, ask: Ask, seconds: float) -> Claims:
+    """Claim, with attachments, and wait for up to so many seconds while there is nothing; all is committed.
 
     :raises LoginRequired: when the login has ended meanwhile.
     """
     wakeup, wanted = call.jobber.wakeup, ask()
     with wakeup.place(request.environ, call.settings.max_waiters if seconds else 0) as free:
         if not free:
-            claims = claim(call.store, wanted)
+            claims = call.with_files(claim(call.store, wanted))
             call.commit()
             return claims
         client = Client()
@@ -65,28 +67,45 @@ def user() -> str | None:
     return current_user.get_id() if current_user.is_authenticated else None
 
 
-def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, until: float) -> list[Claim]:
+def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, until: float) -> Claims:
     room = call.jobber.wakeup.room
-    claims = _look(call, waiter)
+    claims, looked_at = _look_first(call, waiter), time.monotonic()
     with looked_after(call.jobber.wakeup, client):
         while not claims and not waiter.dismissed:
-            if not client.bell.wait(max(until - time.monotonic(), 0)) or client.is_gone:
+            # A limit that left jobs out has room then, and nobody rings for it.
+            again = math.inf if claims.retry_after is None else looked_at + claims.retry_after
+            rung = client.bell.wait(max(min(until, again) - time.monotonic(), 0))
+            if client.is_gone or not (rung or again < until):
                 break
             client.bell.clear()
+            if rung and not room.is_called(waiter):  # another was quicker
+                continue
             room.look(waiter)
             _renew(call)
             waiter.wish = read_wish(call.store.Job, ask())
-            claims = _look(call, waiter)
+            claims, looked_at = _look(call, waiter), time.monotonic()
     return claims
 
 
-def _look(call: Call, waiter: Waiter) -> list[Claim]:
+def _look_first(call: Call, waiter: Waiter) -> Claims:
     room = call.jobber.wakeup.room
-    claims = claim(call.store, waiter.wish.wanted)
-    doubted = () if claims else room.doubted(waiter)
-    gone = [fresh for fresh in doubted if not is_there(call.store, fresh)]
+    if not room.is_dry(waiter):
+        return _look(call, waiter)
     call.commit()
-    room.looked(waiter, claims, gone)
+    room.looked(waiter, ())
+    return Claims()
+
+
+def _look(call: Call, waiter: Waiter) -> Claims:
+    wakeup = call.jobber.wakeup
+    claims, left = claim_and_see(call.store, dataclasses.replace(waiter.wish.wanted, ahead=True))
+    doubted = set() if claims else wakeup.room.doubted(waiter)
+    gone = doubted - still_there(call.store, doubted) if doubted else ()
+    call.with_files(claims)
+    call.commit()
+    # What is not told has to be looked for.
+    left = left if wakeup.transport.look_every is None else None
+    wakeup.room.looked(waiter, claims, gone, left)
     return claims
 
 

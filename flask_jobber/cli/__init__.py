@@ -6,6 +6,7 @@ from . import (  # noqa: F401  they add their commands to the group
     clear,
     hire,
     jobs,
+    lockers,
     queues,
     upkeep,
     work,

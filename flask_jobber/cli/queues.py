@@ -22,10 +22,13 @@ F = t.TypeVar("F", bound=t.Callable[..., t.Any])
 #: Jobs that one transaction cancels.
 _BATCH = 1000
 _LISTED = ("NAME", "DECLARED", "CAPACITY", "UNFINISHED", "PAUSED", "PRIORITY", "LEASE")
-_COUNTED = ("NAME", "WAITING", "SCHEDULED", "LOCKED", "SUBMITTED", "FINISHED", "CAPACITY", "PAUSED", "OLDEST")
+_COUNTED = (
+    "NAME", "WAITING", "SCHEDULED", "LOCKED", "SUBMITTED", "BLOCKED", "FINISHED", "CAPACITY", "PAUSED",
+    "OLDEST",
+)  # fmt: skip
 _SOFT = frozenset({"NAME"})
 _SETTINGS = ("name", "declared", "capacity", "paused", "priority", "lease_for")
-_COUNTS = ("waiting", "scheduled", "locked", "submitted", "finished", "oldest_seconds")
+_COUNTS = ("waiting", "scheduled", "locked", "submitted", "blocked", "finished", "oldest_seconds")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _queue = click.argument("queue", metavar="NAME")
 _WRONGLY = 2

@@ -8,7 +8,7 @@ import typing as t
 
 from ..api.schemas import wire_instant
 from ..core.hold import Row
-from ..core.models import JobMixin
+from ..core.models import OURS
 from ..core.states import State
 from ..delayed.performer import PERFORM
 from . import table
@@ -27,10 +27,9 @@ _LONG = ("data", "extras", "result")
 
 def job(row: Row) -> Told:
     """Return a job by its columns, the app's own under ``columns``."""
-    ours = {name for name in JobMixin.__annotations__ if not name.startswith("_")}
     values = row._mapping
-    told = {_RENAMED.get(name, name): value for name, value in values.items() if name in ours}
-    own = {name: value for name, value in values.items() if name not in ours}
+    told = {_RENAMED.get(name, name): value for name, value in values.items() if name in OURS}
+    own = {name: value for name, value in values.items() if name not in OURS}
     first = {"id": row.id, "type": row.type, "display_name": _display_name(row), "state": row.state}
     return {**first, **told, **({"columns": own} if own else {})}
 

@@ -23,6 +23,7 @@ except ImportError as error:
 from .credentials import ClientCredentials
 from .errors import (
     AlreadySettled,
+    BatchEnded,
     Busy,
     Cancelled,
     ClientError,
@@ -42,12 +43,14 @@ from .errors import (
     TooLarge,
     TooManyClaims,
 )
-from .records import Attachment, ClaimedJob, Exchange, HistoryRow, Job, Outcome
+from .records import Attachment, Batch, ClaimedJob, Exchange, HistoryRow, Job, Outcome
 from .verbs import JobberClient
 
 __all__ = [
     "AlreadySettled",
     "Attachment",
+    "Batch",
+    "BatchEnded",
     "Busy",
     "Cancelled",
     "ClaimedJob",

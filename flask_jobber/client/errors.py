@@ -90,6 +90,10 @@ class IllegalTransition(ClientError):
     """The job's state does not allow this."""
 
 
+class BatchEnded(ClientError):
+    """This batch has ended: nothing can be added to it."""
+
+
 class NameTaken(ClientError):
     """The job has an attachment of this name from another side."""
 
@@ -146,6 +150,7 @@ _BY_CODE: t.Mapping[str, type[ClientError]] = {
     "queue_full": QueueFull,
     "too_large": TooLarge,
     "name_taken": NameTaken,
+    "batch_ended": BatchEnded,
     "broken_body": ClientError,
     "changed": ClientError,
     "out_of_range": ClientError,

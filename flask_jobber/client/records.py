@@ -62,6 +62,7 @@ class Job:
     :param result: ``None`` also when this login may not see it.
     :param series: what repeated jobs have in common.
     :param owner: the reference of the thing it is for, ``<table>/<key>``.
+    :param batch: the id of the batch, or the job, that waits for its end.
     """
 
     id: int
@@ -82,8 +83,36 @@ class Job:
     finished_at: dt.datetime | None
     series: str | None = None
     owner: str | None = None
+    batch: int | None = None
     href: str
     attachments: tuple[Attachment, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """How far a batch is.
+
+    :param total: its members; of them ``done`` succeeded, ``failed`` failed or expired, ``running``
+        are held and ``left`` have not ended.
+    :param rate: ends a second; ``seconds_left`` until all have ended, at this rate.
+    """
+
+    id: int
+    type: str
+    state: str
+    data: JSON = dataclasses.field(hash=False)
+    owner: str | None
+    total: int
+    done: int
+    failed: int
+    cancelled: int
+    running: int
+    left: int
+    rate: float | None
+    seconds_left: float | None
+    enqueued_at: dt.datetime
+    finished_at: dt.datetime | None
+    href: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +258,7 @@ def _outcome(item: dict[str, t.Any]) -> Outcome:
     return load(Outcome, item | {"error": from_problem(item["status"], item) if "code" in item else None})
 
 
-_Loaded = t.TypeVar("_Loaded", Attachment, ClaimedJob, Job, HistoryRow, Outcome)
+_Loaded = t.TypeVar("_Loaded", Attachment, Batch, ClaimedJob, Job, HistoryRow, Outcome)
 
 
 def load(cls: type[_Loaded], body: t.Mapping[str, t.Any]) -> _Loaded:

@@ -14,6 +14,7 @@ from .files import Files
 from .line import Line, keep
 from .records import (
     JSON,
+    Batch,
     ClaimedJob,
     Exchange,
     Held,
@@ -30,7 +31,9 @@ from .records import (
     quoted,
 )
 from .transport import (
+    BATCH,
     CANCEL,
+    CANCEL_BATCH,
     CLAIM,
     CLAIMS,
     DELIVER,
@@ -244,27 +247,38 @@ class JobberClient(Files):
         expires_at: dt.datetime | None = None,
         max_attempts: int | None = None,
         unique_key: str | None = None,
+        on_conflict: t.Literal["raise", "skip", "replace", "reschedule"] | None = None,
+        concurrency_key: str | None = None,
         only_for: str | None = None,
         only_for_seconds: float | None = None,
         not_for: t.Sequence[str] | None = None,
         repeat_after_success: float | None = None,
         repeat_after_failure: float | None = None,
+        batch: int | None = None,
+        beside: int | None = None,
         idempotency_key: str | None = None,
         **columns: JSON,
     ) -> Job:
         """Enqueue a job: one, however often it is sent until there is an answer.
 
         :param run_at, expires_at: aware instants.
+        :param on_conflict: what becomes of the unfinished job that has the ``unique_key``, which is then
+            returned: ``skip`` leaves it, ``replace`` gives it this one's content, ``reschedule`` its time.
+        :param concurrency_key: so many jobs of it are in the pool at once as the app says.
         :param only_for: the one locker, login or node that may have it; ``not_for``: those that may not.
         :param only_for_seconds: so long after it is due others may have it too.
         :param repeat_after_success: make another one so many seconds after it succeeded, and so on;
             ``repeat_after_failure``: after it failed or expired.
+        :param batch: the id of the batch that it is a member of; ``beside``: that of a job that this
+            client holds, whose batch it is to be in.
         :param idempotency_key: 1 to 255 visible ASCII characters; a new one otherwise. Give one of
             your own to enqueue once from several calls, such as before and after a crash.
         :param columns: the app's own columns, those that it lets clients set.
         :raises Forbidden: when this login may enqueue no such job.
+        :raises BatchEnded, NotFound: when nothing can be added to the batch.
         :raises QueueFull: when its queue has no room, for all of ``patience``.
-        :raises Duplicate: when an unfinished job has the ``unique_key``.
+        :raises Duplicate: when an unfinished job has the ``unique_key``, and ``on_conflict`` says nothing,
+            or it has been begun and cannot be changed any more.
         :raises KeyReused: when the ``idempotency_key`` was sent with other arguments.
         :raises Invalid, TooLarge: when the server does not take an argument.
         :raises TypeError, ValueError, RecursionError: when an argument is not JSON, or an instant is naive.
@@ -277,11 +291,15 @@ class JobberClient(Files):
             expires_at=instant(expires_at),
             max_attempts=max_attempts,
             unique_key=unique_key,
+            on_conflict=on_conflict,
+            concurrency_key=concurrency_key,
             only_for=only_for,
             only_for_seconds=only_for_seconds,
             not_for=not_for,
             repeat_after_success=repeat_after_success,
             repeat_after_failure=repeat_after_failure,
+            batch=batch,
+            beside=beside,
             columns=columns or None,
         )
         headers = {
@@ -305,6 +323,14 @@ class JobberClient(Files):
         """
         return load(Job, self._transport.call(RETRY, id))
 
+    def batch(self, id: int) -> Batch:
+        """Return how far a batch is. :raises NotFound: when there is none that this login may see."""
+        return load(Batch, self._transport.call(BATCH, id))
+
+    def cancel_batch(self, id: int) -> Batch:
+        """End a batch and cancel its members. :raises: as :meth:`cancel`."""
+        return load(Batch, self._transport.call(CANCEL_BATCH, id))
+
     def job(self, id: int) -> Job:
         """Return a job.
 
@@ -320,6 +346,7 @@ class JobberClient(Files):
         queue: str | None = None,
         series: str | None = None,
         owner: str | None = None,
+        batch: int | None = None,
         page_size: int | None = None,
     ) -> t.Iterator[Job]:
         """Yield the jobs that this login may see, by id, asking for page after page.
@@ -327,7 +354,8 @@ class JobberClient(Files):
         :param owner: the reference of a thing, ``<table>/<key>``.
         :raises Invalid: when the server does not take an argument.
         """
-        params = given(state=state, type=type, queue=queue, series=series, owner=owner, limit=page_size)
+        narrow = given(state=state, type=type, queue=queue, series=series, owner=owner, batch=batch)
+        params = narrow | given(limit=page_size)
         while True:
             page = self._transport.call(JOBS, params=params)
             yield from (load(Job, job) for job in page["jobs"])

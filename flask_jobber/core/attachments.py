@@ -123,7 +123,7 @@ def _put(store: Store, job_id: int, attempt: int | None, attempts: int, file: Fi
     stale = [row for row in known if row.attempt is not None and row.attempt != attempts]
     alive = {row.name: row for row in known if row not in stale}
     same = alive.pop(file.name, None)
-    if same is not None and same.attempt != attempt:
+    if same is not None and (same.job_id, same.attempt) != (job_id, attempt):
         raise NameTaken
     if same is not None and file.is_row(same):
         forget_files(store, [file.saved.key])
@@ -135,11 +135,18 @@ def _put(store: Store, job_id: int, attempt: int | None, attempts: int, file: Fi
 
 
 def _present(store: Store, job_id: int) -> list[Row]:
+    """Return the files of a job, and those that its original came with."""
     a, c = store.attachments.c, store.jobs.c
+    known = store.execute(store.current(sa.select(c.has_files, c.copy_of).where(c.id == job_id))).one()
     # Known from the locked row: where there are none, MySQL is not asked to lock the gap.
-    if store.execute(store.current(sa.select(c.has_files).where(c.id == job_id))).scalar_one() is None:
+    if known.has_files is None:
         return []
-    return list(store.execute(store.current(sa.select(store.attachments).where(a.job_id == job_id))))
+    files = sa.select(store.attachments)
+    own = store.execute(store.current(files.where(a.job_id == job_id))).all()
+    if known.copy_of is None:
+        return list(own)
+    # Not locked: its rows are not this job's.
+    return [*own, *store.execute(files.where(a.job_id == known.copy_of, a.attempt.is_(None)))]
 
 
 def _drop(store: Store, rows: t.Sequence[Row]) -> None:
@@ -163,14 +170,25 @@ def of(store: Store, job_ids: t.Sequence[int]) -> dict[int, list[Row]]:
     if not job_ids:
         return {}
     a = store.attachments.c
-    rows = store.execute(_valid(store).where(a.job_id.in_(job_ids)).order_by(a.job_id, a.name))
-    return {job_id: list(group) for job_id, group in itertools.groupby(rows, lambda row: row.job_id)}
+    j = store.jobs.c
+    rows = store.execute(_told(store).where(j.id.in_(job_ids)).order_by(j.id, a.name)).all()
+    return {job_id: _own_first(group) for job_id, group in itertools.groupby(rows, lambda row: row.job_id)}
+
+
+def _own_first(rows: t.Iterable[Row]) -> list[Row]:
+    """Leave out what the original of a copy got after the copy had a file of that name."""
+    by_name: dict[str, Row] = {}
+    for row in rows:
+        if row.own or row.name not in by_name:
+            by_name[row.name] = row
+    return list(by_name.values())
 
 
 def one(store: Store, job_id: int, name: str) -> Row | None:
     """Return the row of one file, as :func:`of`."""
     a = store.attachments.c
-    return store.execute(_valid(store).where(a.job_id == job_id, a.name == name)).one_or_none()
+    rows = store.execute(_told(store).where(store.jobs.c.id == job_id, a.name == name)).all()
+    return next(iter(_own_first(rows)), None)
 
 
 def _valid(store: Store) -> sa.Select[t.Any]:
@@ -181,6 +199,19 @@ def _valid(store: Store) -> sa.Select[t.Any]:
         sa.select(store.attachments)
         .select_from(joined)
         .where(sa.or_(a.attempt.is_(None), a.attempt == c.attempts))
+    )
+
+
+def _told(store: Store) -> sa.Select[t.Any]:
+    """Select what a job has, by the id of the job: a copy has the files that its original came with."""
+    a, c = store.attachments.c, store.jobs.c
+    owners = sa.or_(a.job_id == c.id, a.job_id == c.copy_of)
+    files = [column for column in a if column is not a.job_id]
+    mine = sa.case((a.job_id == c.id, a.attempt == c.attempts), else_=sa.false())
+    return (
+        sa.select(*files, c.id.label("job_id"), (a.job_id == c.id).label("own"))
+        .select_from(store.jobs.join(store.attachments, owners))
+        .where(sa.or_(a.attempt.is_(None), mine))
     )
 
 

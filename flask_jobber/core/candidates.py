@@ -28,10 +28,11 @@ from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Groupin
 
 from .engines import Instant, plus_seconds, position, utcnow
 from .lanes import unpaused
+from .lockers import unblocked
 from .models import UNLED, UNTYPED, JobMixin
 from .payload import RESERVED, names_of
 from .scope import Expression, Scope
-from .states import State
+from .states import State, Verb
 from .store import Store, missed
 
 # More branches than this cost more than reading past jobs of other types.
@@ -65,8 +66,13 @@ class Wanted:
     now: dt.datetime | None = None
     limit: int = 1
     reserved: bool = True
+    #: Not these types and queues, though it names none.
+    but_types: tuple[str, ...] = ()
+    but_queues: tuple[str, ...] = ()
     #: How many candidates are looked at.
     window: int = 36
+    #: Whether to see what it leaves.
+    ahead: bool = False
 
     @property
     def key(self) -> t.Hashable:
@@ -80,7 +86,10 @@ class Wanted:
             self.min_priority is None,
             self.max_priority is None,
             self.window,
+            self.ahead,
             self.reserved,
+            _length(self.but_types),
+            _length(self.but_queues),
         )
 
     def values(self, store: Store, levels: Levels = None) -> dict[str, t.Any]:
@@ -88,6 +97,7 @@ class Wanted:
         names = names_of(self.locker)
         given = {
             "locker": self.locker,
+            "login": self.locker.partition("/")[0],
             "limit": self.limit,
             "least": self.min_priority,
             "most": self.max_priority,
@@ -97,6 +107,8 @@ class Wanted:
             **_numbered("line", [f"\n{name}\n" for name in names]),
             **_listed("type", self.types),
             **_listed("queue", self.queues),
+            **_listed("but_type", self.but_types),
+            **_listed("but_queue", self.but_queues),
         }
         for branch, priorities in (levels or {}).items():
             given |= _numbered(f"level_{branch}", priorities or ())
@@ -145,9 +157,9 @@ def number(value: int) -> t.Any:
     return sa.literal_column(str(value), sa.Integer())
 
 
-def word(state: State) -> Expression:
-    """Return a state as a literal: a partial index is no use to a parameter."""
-    return sa.literal_column(f"'{state}'", sa.String())
+def word(one: State | Verb) -> Expression:
+    """Return a state or a verb as a literal: a partial index is no use to a parameter."""
+    return sa.literal_column(f"'{one}'", sa.String())
 
 
 def due(store: Store, now: Expression) -> Expression:
@@ -166,7 +178,8 @@ def still(*conditions: Expression) -> Expression:
     Wrapped up: SQLite would take an ``OR`` in it for a way to find the rows, and read
     every waiting job for it.
     """
-    return sa.case((sa.and_(*conditions), 1), else_=0) == 1
+    holds = sa.case((sa.and_(*conditions), number(1)), else_=number(0))
+    return t.cast(Expression, holds == number(1))
 
 
 def lapsed(store: Store, now: Expression) -> Expression:
@@ -198,16 +211,24 @@ def lease_end(wanted: Wanted, length: Expression) -> Expression:
 
 
 def candidates(store: Store, wanted: Wanted, levels: Levels = None) -> sa.Select[t.Any]:
-    """Select ``id, priority, run_at`` of the best candidates, in order, at most ``wanted.window``."""
+    """Select ``id, priority, turn, run_at`` of the best, in order, at most ``wanted.window``."""
     parts = [_lapsed_part(store, wanted)]
     for place, branch in enumerate(_branches(store, wanted)):
         parts.append(_queued_part(store, wanted, branch))
         parts.extend(_scheduled_parts(store, wanted, branch, place, levels))
-    # Arms of an OR may overlap: UNION, not UNION ALL.
-    found = sa.union(*(sa.select(part.subquery()) for part in parts)).subquery("found")
-    c = found.c
-    best = sa.select(c.id, c.priority, c.run_at).order_by(c.priority.desc(), c.run_at, c.id)
-    return best.limit(number(wanted.window))
+    # Only PostgreSQL takes an ORDER BY within a UNION as it is.
+    selects = parts if store.engine_name == "postgresql" else [sa.select(part.subquery()) for part in parts]
+    # Arms of an OR may overlap.
+    unite = sa.union if _count_arms(wanted.scope.expression) > 1 else sa.union_all
+    c = unite(*selects).subquery("found").c
+    best = sa.select(*c).where(unblocked(store))
+    return best.order_by(c.priority.desc(), c.turn, c.run_at, c.id).limit(number(wanted.window))
+
+
+def turn(store: Store) -> Expression:
+    """Return the turn of a job among all others of its priority, due ones that were scheduled too."""
+    c = store.jobs.c
+    return sa.func.coalesce(c.later_turn, c.turn, type_=c.turn.type).label("turn")
 
 
 def read_levels(store: Store, wanted: Wanted) -> Levels:
@@ -244,7 +265,8 @@ def _next_level(store: Store, wanted: Wanted, place: int, branch: Branch) -> sa.
     lower = c.priority < missed(f"below_{place}", sa.BigInteger())
     levels = sa.select(c.priority).where(*scheduled, lower, *_least(store, wanted))
     look = levels.order_by(c.priority.desc()).limit(number(1)).subquery()
-    due = sa.exists().where(*scheduled, c.priority == look.c.priority, c.run_at <= wanted.clock)
+    here = (c.priority == look.c.priority, c.turn == number(0), c.run_at <= wanted.clock)
+    due = sa.exists().where(*scheduled, *here)
     return sa.select(number(place).label("place"), look.c.priority, due.label("due"))
 
 
@@ -261,19 +283,20 @@ def shape(levels: Levels) -> t.Hashable:
 
 def _part(store: Store, wanted: Wanted, *conditions: Expression) -> sa.Select[t.Any]:
     c = store.jobs.c
-    return sa.select(c.id, c.priority, c.run_at).where(*conditions).limit(number(wanted.window))
+    part = sa.select(c.id, c.priority, turn(store), c.run_at).where(*conditions)
+    return part.limit(number(wanted.window))
 
 
 def _lapsed_part(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
     c = store.jobs.c
     part = _part(store, wanted, lapsed(store, wanted.clock), wanted.scope.template, *wished(store, wanted))
-    return part.order_by(c.priority.desc(), c.run_at, c.id)
+    return part.order_by(c.priority.desc(), turn(store), c.run_at, c.id)
 
 
 def _queued_part(store: Store, wanted: Wanted, branch: Branch) -> sa.Select[t.Any]:
     c = store.jobs.c
     part = _part(store, wanted, *branch.lead, c.state == word(State.QUEUED), *branch.rest)
-    return part.order_by(*branch.order, c.priority.desc(), c.run_at, c.id)
+    return part.order_by(*branch.order, c.priority.desc(), c.turn, c.run_at, c.id)
 
 
 def _scheduled_parts(
@@ -310,7 +333,9 @@ def _level(store: Store, wanted: Wanted, branch: Branch) -> sa.CTE:
 
 def _scheduled_part(store: Store, wanted: Wanted, branch: Branch, priority: Expression) -> sa.Select[t.Any]:
     c = store.jobs.c
-    here = (c.state == word(State.SCHEDULED), c.priority == priority, c.run_at <= wanted.clock)
+    # Their turns are equal: of one priority the time orders them.
+    level = (c.state == word(State.SCHEDULED), c.priority == priority, c.turn == number(0))
+    here = (*level, c.run_at <= wanted.clock)
     return _part(store, wanted, *branch.lead, *here, *branch.rest).order_by(*branch.order, c.run_at, c.id)
 
 
@@ -338,6 +363,10 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
         conditions.append(_among(c.type, "type", wanted.types))
     if wanted.queues is not None:
         conditions.append(_among(c.queue, "queue", wanted.queues))
+    if wanted.but_types:
+        conditions.append(sa.not_(_among(c.type, "but_type", wanted.but_types)))
+    if wanted.but_queues:
+        conditions.append(sa.not_(_among(c.queue, "but_queue", wanted.but_queues)))
     return (*conditions, *_least(store, wanted), *_most(store, wanted))
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from .engines import utcnow
 from .hold import Row
-from .queries import equal, seen
+from .queries import seen, ways
 from .states import State
 from .store import Store
 
@@ -39,7 +39,7 @@ class Narrow:
 
     def conditions(self, store: Store, scope: sa.ColumnElement[t.Any]) -> list[t.Any]:
         some = [store.jobs.c.id.in_(self.ids)] if self.ids is not None else []
-        return [scope, *some, *equal(store, self.equals)]
+        return [scope, *some, sa.or_(*(sa.and_(sa.true(), *way) for way in ways(store, self.equals)))]
 
 
 def last(store: Store) -> int:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import types
 import typing as t
 
 import sqlalchemy as sa
 
 from . import candidates as find
+from . import rates
 from .candidates import Levels, Wanted
 from .engines import utcnow
 from .expire import LAPSED, end_dead
+from .lockers import login_of, mark
 from .news import hint_due
+from .payload import canonical
 from .quota import check_room
 from .states import State, Verb
 from .store import Store, missed
 from .transition import Change, announce_if_heard, record
+from .trust import taken
 
 Rows = t.Sequence[sa.Row[t.Any]]
 # Jobs that rivals hold locked at this moment are skipped; this many more are looked at
@@ -27,6 +32,19 @@ _SPARE = 12
 _SIZES = (1, 10, 40, 100)
 # Rounds of a claim that meets jobs to be ended; each ends up to a thousand.
 _MOST_ROUNDS = 50
+
+
+class _Look(t.NamedTuple):
+    """What a claim has locked, of what it saw.
+
+    :param rows: as they were before.
+    :param seen: the ids of what it looked at, if it was to say; these among them.
+    :param full: whether there may be more than it looked at.
+    """
+
+    rows: Rows
+    seen: t.Collection[int] | None
+    full: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,35 +62,78 @@ class Claim:
     #: Length of the lease, from now.
     lease_seconds: float
     enqueued_at: dt.datetime
-    #: Whether there may be attachments.
+    #: Whether there may be attachments; ``None``: there are none.
     has_files: bool | None = None
 
 
-def claim(store: Store, wanted: Wanted) -> list[Claim]:
+class Claims(list[Claim]):
+    """Handed-out jobs.
+
+    :ivar retry_after: seconds until a limit that left some out has room; ``None``: there was none.
+    :ivar files: by the ids of jobs their attachments, if somebody has read them.
+    """
+
+    retry_after: float | None = None
+    files: t.Mapping[int, t.Sequence[sa.Row[t.Any]]] = types.MappingProxyType({})
+
+
+def claim(store: Store, wanted: Wanted) -> Claims:
     """Hand out up to ``wanted.limit`` jobs, the best first. Fewer does not mean that there are no more.
 
-    Jobs met on the way that are exhausted or past their ``expires_at`` are ended.
+    What limits have no room for is left out. Jobs met on the way that are exhausted or past
+    their ``expires_at`` are ended.
 
     :raises TooManyClaims: when the login holds ``MAX_OPEN_CLAIMS`` jobs.
     """
+    return claim_and_see(store, wanted)[0]
+
+
+def claim_and_see(store: Store, wanted: Wanted) -> tuple[Claims, set[int] | None]:
+    """Claim, see :func:`claim`.
+
+    :returns: also the ids of the jobs that are left, others than which there are none; ``None``
+        when there may be others, or it was not wanted to look ahead.
+    """
     limit = min(wanted.limit, check_room(store, wanted.locker))
-    window, claims = 4 * _size(limit) + _SPARE, list[Claim]()
+    if not store.rules.limits:
+        return _claim_some(store, wanted, limit)
+    gate = rates.open_gate(store, wanted)
+    claims = _claim_some(store, gate.wanted, min(limit, gate.room))[0] if gate.room else Claims()
+    rates.take(store, gate, claims)
+    claims.retry_after = None if claims else gate.retry_after
+    return claims, None
+
+
+def _claim_some(store: Store, wanted: Wanted, limit: int) -> tuple[Claims, set[int] | None]:
+    window, claims = 4 * _size(limit) + _SPARE, Claims()
     for _ in range(_MOST_ROUNDS):
         wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window)
-        rows, crowded = _take(store, wanted)
-        live = [row for row in rows if row.live]
-        claims += [_claim(row) for row in live]
-        if len(live) < len(rows):
+        look = _take(store, wanted)
+        live = [row for row in look.rows if row.live]
+        copies = taken(store, wanted.locker, live)
+        kept = [row for row in live if row.copy_of is None or row.id in copies]
+        claims += [_claim(row, copies.get(row.id, row.has_files)) for row in kept]
+        if len(live) < len(look.rows):
             end_dead(store, wanted)
-        elif crowded:
+        elif look.full and not look.rows:  # rivals have locked all of them
             window *= 8
-        else:
+        elif len(kept) == len(live):
             break
         if len(claims) == limit:
             break
     if claims:
+        if store.settings.first_daily_claims is not None:
+            mark(store, login_of(wanted.locker), "handed", len(claims))
         hint_due(store, min(one.lease_seconds for one in claims))
-    return claims
+    return claims, _left(store, look)
+
+
+def _left(store: Store, look: _Look) -> set[int] | None:
+    settings = store.settings
+    quotas = (settings.max_open_claims, settings.first_open_claims, settings.first_daily_claims)
+    if look.full or look.seen is None or any(quota is not None for quota in quotas):
+        return None
+    return set(look.seen).difference(row.id for row in look.rows)
 
 
 def _size(limit: int) -> int:
@@ -80,7 +141,7 @@ def _size(limit: int) -> int:
     return next((size for size in _SIZES if size >= limit), limit)
 
 
-def _claim(row: sa.Row[t.Any]) -> Claim:
+def _claim(row: sa.Row[t.Any], has_files: bool | None) -> Claim:
     return Claim(
         id=row.id,
         type=row.type,
@@ -92,26 +153,19 @@ def _claim(row: sa.Row[t.Any]) -> Claim:
         max_attempts=row.max_attempts,
         lease_seconds=row.granted,
         enqueued_at=row.created_at,
-        has_files=row.has_files,
+        has_files=has_files,
     )
 
 
-def _take(store: Store, wanted: Wanted) -> tuple[Rows, bool]:
-    """Lock up to ``wanted.limit`` jobs and give the living ones to the client.
-
-    :returns: the rows as they were before, and whether rivals had locked all that was seen.
-    """
+def _take(store: Store, wanted: Wanted) -> _Look:
+    """Lock up to ``wanted.limit`` jobs and give the living ones to the client."""
     if store.engine_name == "postgresql":
         return _take_in_one(store, wanted)
     levels = find.read_levels(store, wanted)
-    if store.engine_name == "sqlite":
-        # Nobody else can hold a lock meanwhile: there is no more to look at than is wanted.
-        wanted = dataclasses.replace(wanted, window=_size(wanted.limit))
-        rows, crowded = _lock_in_sqlite(store, wanted, levels), False
-    else:
-        rows, crowded = _lock_in_mysql(store, wanted, levels)
-    _hand_out(store, wanted, [row for row in rows if row.live])
-    return rows, crowded
+    lock = _lock_in_sqlite if store.engine_name == "sqlite" else _lock_in_mysql
+    look = lock(store, wanted, levels)
+    _hand_out(store, wanted, [row for row in look.rows if row.live])
+    return look
 
 
 def _hand_out(store: Store, wanted: Wanted, rows: Rows) -> None:
@@ -157,19 +211,25 @@ def _lease(store: Store, wanted: Wanted, length: t.Any) -> list[tuple[sa.Column[
 def _before(store: Store, wanted: Wanted) -> list[t.Any]:
     """Return the columns of a job about to be taken."""
     c = store.jobs.c
-    plain = (c.type, c.data, c.queue, c.priority, c.run_at, c.max_attempts, c.created_at, c.has_files)
+    plain = (c.type, c.data, c.queue, c.priority, c.max_attempts, c.created_at, c.has_files)
     old = (c.state.label("was"), c.locked_by.label("was_by"), c.attempts, c.failures)
     live = sa.not_(find.dead(store, wanted.clock)).label("live")
-    return [*plain, *old, find.granted(store, wanted).label("granted"), live]
+    return [*plain, c.copy_of, *old, find.granted(store, wanted).label("granted"), live]
 
 
-def _take_in_one(store: Store, wanted: Wanted) -> tuple[Rows, bool]:
+def _place(store: Store) -> tuple[t.Any, ...]:
+    """Return what else is needed by who orders rows itself."""
+    return find.turn(store), store.jobs.c.run_at
+
+
+def _take_in_one(store: Store, wanted: Wanted) -> _Look:
     found = store.run(("claim", wanted.key), lambda: _statement(store, wanted), wanted.values(store)).all()
     rows = [row for row in found if row.id is not None]
     live = [row for row in rows if row.live]
     made = [row.id for row in live]
     announce_if_heard(store, made, lambda: [change for row in live for change in _changes(wanted, row)])
-    return rows, not rows and found[0].crowded
+    seen: list[int] | None = found[0].seen
+    return _Look(rows, seen, seen is None or len(seen) >= wanted.window)
 
 
 def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
@@ -186,24 +246,21 @@ def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
         sa.select(c.id, *_before(store, wanted))
         .select_from(found.join(store.jobs, found.c.id == c.id))
         .where(find.due(store, wanted.clock), wanted.scope.template, *find.wished(store, wanted))
-        .order_by(found.c.priority.desc(), found.c.run_at, found.c.id)
+        .order_by(found.c.priority.desc(), found.c.turn, found.c.run_at, found.c.id)
         .limit(missed("limit", sa.Integer()))
         .with_for_update(of=store.jobs, skip_locked=True)
         .cte("picked")
     )
     write = sa.update(store.jobs).where(c.id == picked.c.id, picked.c.live)
     written = write.ordered_values(*_lease(store, wanted, picked.c.granted)).returning(c.id).cte("written")
-    # One row at least: whether all that was looked at was locked, only this look can tell.
-    seen = sa.select(sa.func.count()).select_from(found).scalar_subquery()
-    crowded = sa.case((sa.exists().select_from(picked), sa.false()), else_=seen >= find.number(wanted.window))
-    look = sa.select(crowded.label("crowded")).subquery("look")
-    told = sa.select(picked, look.c.crowded).select_from(look.outerjoin(picked, sa.true()))
+    # One row at least: what there was to be looked at, only this look can tell.
+    seen: t.Any = sa.func.array(sa.select(found.c.id).scalar_subquery())
+    if not wanted.ahead:  # of interest only when all of it may have been locked
+        seen = sa.case((~sa.exists().select_from(picked), seen))
+    look = sa.select(seen.label("seen")).subquery("look")
+    told = sa.select(picked, look.c.seen).select_from(look.outerjoin(picked, sa.true()))
     # PostgreSQL runs what is written although nothing reads it.
     return told.add_cte(written, _recorded(store, picked))
-
-
-def _word(verb: Verb) -> t.Any:
-    return sa.literal_column(f"'{verb}'", sa.String())
 
 
 def _recorded(store: Store, picked: sa.CTE) -> sa.CTE:
@@ -212,13 +269,13 @@ def _recorded(store: Store, picked: sa.CTE) -> sa.CTE:
     queued, json = find.word(State.QUEUED), store.history.c.error.type
     lapse = {
         "turn": sa.literal_column("1"), "job_id": p.id, "from_state": p.was, "to_state": queued,
-        "attempt": p.attempts, "locker": p.was_by, "reason": _word(Verb.LAPSE), "at": utcnow(),
-        "error": sa.literal(LAPSED, json),
+        "attempt": p.attempts, "locker": p.was_by, "reason": find.word(Verb.LAPSE), "at": utcnow(),
+        "error": sa.cast(sa.literal_column(f"'{canonical(LAPSED)}'"), json),
     }  # fmt: skip
     claim = lapse | {
         "turn": sa.literal_column("2"), "from_state": sa.case((lapsed, queued), else_=p.was),
         "to_state": find.word(State.LOCKED), "attempt": p.attempts + find.number(1),
-        "locker": missed("locker", sa.String()), "reason": _word(Verb.CLAIM),
+        "locker": missed("locker", sa.String()), "reason": find.word(Verb.CLAIM),
         "error": sa.cast(sa.null(), json),
     }  # fmt: skip
     rows = sa.union_all(_select(lapse).where(p.live, lapsed), _select(claim).where(p.live)).subquery()
@@ -232,19 +289,22 @@ def _select(columns: dict[str, t.Any]) -> sa.Select[t.Any]:
     return sa.select(*(column.label(name) for name, column in columns.items()))
 
 
-def _lock_in_sqlite(store: Store, wanted: Wanted, levels: Levels) -> Rows:
+def _lock_in_sqlite(store: Store, wanted: Wanted, levels: Levels) -> _Look:
+    # Nobody else can hold a lock meanwhile: there is no more to look at than is wanted.
+    wanted = dataclasses.replace(wanted, window=_size(wanted.limit))
+
     def build() -> sa.Executable:
         best = find.candidates(store, wanted, levels).limit(missed("limit", sa.Integer())).subquery()
         chosen = store.jobs.c.id.in_(sa.select(best.c.id))
         guard = (chosen, find.still(find.due(store, wanted.clock), wanted.scope.template))
-        return store.locking(_before(store, wanted), *guard)
+        return store.locking((*_place(store), *_before(store, wanted)), *guard)
 
     key = ("lock", wanted.key, find.shape(levels))
-    rows = store.run(key, build, wanted.values(store, levels))
-    return sorted(rows.all(), key=_order)
+    rows = sorted(store.run(key, build, wanted.values(store, levels)).all(), key=_order)
+    return _Look(rows, [row.id for row in rows], len(rows) == wanted.limit)
 
 
-def _lock_in_mysql(store: Store, wanted: Wanted, levels: Levels) -> tuple[Rows, bool]:
+def _lock_in_mysql(store: Store, wanted: Wanted, levels: Levels) -> _Look:
     """Lock by primary key as many as are wanted, in the order of a read that locks nothing.
 
     A locking read that orders by anything else locks every row it looks at; everyone else
@@ -255,7 +315,7 @@ def _lock_in_mysql(store: Store, wanted: Wanted, levels: Levels) -> tuple[Rows, 
         ids = missed("ids", expanding=True)
         due = (find.due(store, wanted.clock), wanted.scope.template, *find.wished(store, wanted))
         guard = (store.jobs.c.id.in_(ids), find.still(*due))
-        lock = sa.select(store.jobs.c.id, *_before(store, wanted)).where(*guard)
+        lock = sa.select(store.jobs.c.id, *_place(store), *_before(store, wanted)).where(*guard)
         # By nothing but the key: what MySQL reads on its way it locks.
         return lock.with_hint(store.jobs, "FORCE INDEX (PRIMARY)").with_for_update(skip_locked=True)
 
@@ -267,11 +327,11 @@ def _lock_in_mysql(store: Store, wanted: Wanted, levels: Levels) -> tuple[Rows, 
         chunk = ids[start : start + wanted.limit - len(rows)]
         start += len(chunk)
         rows += sorted(store.run(("lock", wanted.key), build, values | {"ids": chunk}).all(), key=_order)
-    return rows, not rows and len(ids) == wanted.window
+    return _Look(rows, ids, len(ids) >= wanted.window)
 
 
 def _order(row: sa.Row[t.Any]) -> tuple[t.Any, ...]:
-    return -row.priority, row.run_at, row.id
+    return -row.priority, row.turn, row.run_at, row.id
 
 
 def _changes(wanted: Wanted, row: sa.Row[t.Any]) -> t.Iterator[Change]:

@@ -230,7 +230,7 @@ def is_transient(error: Exception) -> bool:
     if hasattr(cause, "sqlite_errorname"):
         return str(cause.sqlite_errorname).startswith(_SQLITE_TRANSIENT)
     if _mysql_number(error) is not None:  # its drivers may know a state too, which says less
-        return _mysql_number(error) in _MYSQL_TRANSIENT
+        return _mysql_number(error) in _MYSQL_TRANSIENT or _is_out_of_savepoint(error)
     state = getattr(cause, "sqlstate", None)  # None: the connection was never made
     return hasattr(cause, "sqlstate") and (state is None or state.startswith(_SQLSTATES_TRANSIENT))
 
@@ -240,9 +240,15 @@ def undo(session: Session) -> None:
     try:
         session.rollback()
     except OperationalError as error:
-        if _mysql_number(error) != _NO_SAVEPOINT:
+        if not _is_out_of_savepoint(error):
             raise
         session.rollback()  # the rest
+
+
+def _is_out_of_savepoint(error: Exception) -> bool:
+    """Whether MySQL has rolled back the whole by itself, told by who then went back to a savepoint."""
+    # The number is that of an absent procedure too.
+    return _mysql_number(error) == _NO_SAVEPOINT and "SAVEPOINT" in str(getattr(error, "orig", ""))
 
 
 def _mysql_number(error: Exception) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import datetime as dt
 import typing as t
 import uuid
@@ -11,16 +12,19 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from ..errors import DuplicateJob, Invalid
-from . import cadence, owners, payload
+from ..errors import BatchEnded, DuplicateJob, Invalid
+from ..hooks import JobType
+from . import cadence, copies, owners, payload, seats, trust, turns, unique
 from .backoff import read_backoff
-from .lanes import DEFAULT, Lanes
-from .models import JobMixin
-from .news import hint_new
+from .engines import is_transient
+from .lanes import DEFAULT, Declared, Lanes
+from .models import OURS, JobMixin
+from .news import entry
 from .series import UNNAMED, key_of
 from .states import State, Verb
 from .store import Store
-from .transition import Change, record
+from .tally import join
+from .transition import Change, record_new
 
 
 class Spec(t.TypedDict, total=False):
@@ -37,6 +41,8 @@ class Spec(t.TypedDict, total=False):
     backoff: t.Any
     lease_for: float | dt.timedelta
     unique_key: str
+    on_conflict: str
+    concurrency_key: str
     only_for: str
     only_for_seconds: float | dt.timedelta
     not_for: str | t.Iterable[str]
@@ -46,9 +52,24 @@ class Spec(t.TypedDict, total=False):
     repeat_after_success: float | dt.timedelta
     repeat_after_failure: float | dt.timedelta
     owner: t.Any
+    batch: t.Any
+    beside: t.Any
+    then: t.Any
+    wait_for: t.Any
+    if_failed: str
+    results_wanted: int
+    agreement: int
+    max_results: int
+    adaptive: bool
 
 
 _OWN = frozenset(Spec.__annotations__)
+_PLAIN = frozenset({
+    "type", "data", "queue", "priority", "expires_at", "max_attempts", "backoff", "lease_for", "only_for",
+    "not_for", "on_success", "on_failure", "owner",
+})  # fmt: skip
+#: What is said of other jobs, see :mod:`.chains`.
+LINKS = ("then", "wait_for", "if_failed")
 _FEEDBACK = ("on_success", "on_failure")
 _LONGEST = payload.MAX_LOCKER + 61
 # MySQL's TEXT holds 65,535; rejections may add some.
@@ -72,6 +93,8 @@ def build(
     given = {key: value for key, value in spec.items() if value is not None or key == "data"}
     columns = {key: value for key, value in spec.items() if key not in _OWN}
     _check_columns(store, columns)
+    if linked := [name for name in LINKS if name in given]:
+        raise Invalid({name: ["This job cannot be linked to others."] for name in linked})
     if not reserved:
         payload.check_unreserved("type", payload.check_name("type", given.get("type")))
     times = _times(given, now)
@@ -81,15 +104,17 @@ def build(
         | _affinity(given, lambda: times.get("run_at") or now())
     )
     own |= _feedback(store, given) | _series(given, own, times)
+    own["on_conflict"] = unique.read(given)
+    own |= trust.asked(given)
     if "owner" in given:
         own["owner_ref"] = owners.reference(store.Job, given["owner"])
+    if "batch" in given or "beside" in given:
+        own["batch_id"] = _batch(store, given, times)
     return store.Job(**own, **columns)
 
 
 def _check_columns(store: Store, columns: t.Mapping[str, t.Any]) -> None:
-    ours = {name for name in JobMixin.__annotations__ if not name.startswith("_")}
-    attributes = sa.inspect(store.Job).attrs
-    unknown = [name for name in columns if name in ours or name not in attributes]
+    unknown = [name for name in columns if name in OURS or name not in store.mapper.attrs]
     if unknown:
         raise Invalid({name: ["A job has no such keyword or column of the app's."] for name in unknown})
 
@@ -116,6 +141,9 @@ def _plain(store: Store, given: t.Mapping[str, t.Any], lanes: Lanes) -> dict[str
         own["backoff"] = _backoff(given["backoff"])
     if "unique_key" in given:
         own["unique_key"] = payload.check_key("unique_key", given["unique_key"], payload.MAX_UNIQUE_KEY)
+    if "concurrency_key" in given:
+        key = payload.check_key("concurrency_key", given["concurrency_key"], payload.MAX_UNIQUE_KEY)
+        own["concurrency_key"] = key
     return own
 
 
@@ -201,6 +229,22 @@ def _series(
     return {**chain, "every": times["every"] | not_for}
 
 
+def _batch(store: Store, given: t.Mapping[str, t.Any], times: t.Mapping[str, t.Any]) -> int:
+    if "every" in times:
+        raise Invalid({"batch": ["A job of a series is in no batch."]})
+    if "beside" not in given:
+        return payload.check_reference("batch", given["batch"])
+    if "batch" in given:
+        raise Invalid({"beside": ["Give this or batch, not both."]})
+    one = store.jobs.c.id == payload.check_reference("beside", given["beside"])
+    batch_id: int | None = store.execute(
+        sa.select(copies.shown(store, "batch_id")).where(one)
+    ).scalar_one_or_none()
+    if batch_id is None:
+        raise Invalid({"beside": ["This job is in no batch."]})
+    return batch_id
+
+
 def _names(value: t.Any) -> list[str]:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, Iterable):
@@ -214,11 +258,26 @@ def _names(value: t.Any) -> list[str]:
 def enqueue_many(store: Store, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list[JobMixin]:
     """Insert jobs in bulk into the caller's transaction; they have their ids, no commit is made.
 
+    Of those with an ``on_conflict`` the one that there is then is returned, see :mod:`.unique`.
+
     :raises Invalid, TooLarge: for a keyword of any of them; none is inserted.
     :raises DuplicateJob: when a unique_key is taken; none is inserted.
     :raises QueueFull: when a queue has no room for its share of them; none is inserted.
     """
-    specs, lanes = list(specs), Lanes(store)
+    specs = list(specs)
+    if store.engine_name == "postgresql" and len(specs) == 1 and _is_plain(specs[0]):
+        with contextlib.suppress(Declared):
+            return _enqueue(store, specs, Lanes(store, guess=True))
+    return _enqueue(store, specs, Lanes(store))
+
+
+def _is_plain(spec: t.Mapping[str, t.Any]) -> bool:
+    """Whether a job is nothing but itself, and to be had now: its insertion is undone by its deletion."""
+    return all(spec.get(name) is None for name in _OWN - _PLAIN)
+
+
+def _enqueue(store: Store, specs: t.Sequence[t.Mapping[str, t.Any]], lanes: Lanes) -> list[JobMixin]:
+    """Insert jobs. :raises Declared: when their queue was guessed to be undeclared; none is inserted."""
     lanes.read(spec.get("queue") or DEFAULT for spec in specs)
     clock: list[dt.datetime] = []
 
@@ -231,40 +290,105 @@ def enqueue_many(store: Store, specs: t.Iterable[t.Mapping[str, t.Any]]) -> list
 
 
 def insert(
-    store: Store, jobs: list[JobMixin], lanes: Lanes | None = None, *, by: str | None = None
+    store: Store,
+    jobs: list[JobMixin],
+    lanes: Lanes | None = None,
+    *,
+    by: str | None = None,
+    allow: unique.Allow | None = None,
 ) -> list[JobMixin]:
     """Insert built jobs, see :func:`enqueue_many`.
 
     :param lanes: as they were built with.
     :param by: who asked for them.
+    :param allow: asked before one of them meets a job that is there.
     :raises Invalid: when the data of one does not fit its type's schema.
+    :raises BatchEnded: when one is for a batch that has ended; none is inserted.
     """
     for job in jobs:
         if job.type in store.types:
-            store.types[job.type].check_data(job.data)
-    (lanes or Lanes(store)).admit(collections.Counter(job.queue for job in jobs))
-    if any(job.unique_key is not None for job in jobs):
-        _insert_unique(store, jobs)
-    else:
-        store.session.add_all(jobs)
-        store.session.flush()
-    hint_new(store, jobs)
-    record(store, [Change(Verb.ENQUEUE, job.id, None, State(job.state), 0, by=by) for job in jobs])
+            _check_type(store.types[job.type], job)
+    lanes = lanes or Lanes(store)
+    if all(job.on_conflict == "raise" for job in jobs):
+        return _insert(store, jobs, lanes, by)
+    with _whole(store):
+        return unique.enter(store, jobs, lanes, lambda new: _insert(store, new, lanes, by), by, allow)
+
+
+def _insert(store: Store, jobs: list[JobMixin], lanes: Lanes, by: str | None) -> list[JobMixin]:
+    lanes.admit(collections.Counter(job.queue for job in jobs))
+    full = _add_or_undo(store, jobs) if _may_fail(jobs) else _add(store, jobs)
+    _record(store, jobs, lanes, by)
+    for key in full:
+        seats.arrange(store, key)
+    trust.begin(store, jobs)
     return jobs
 
 
-def _insert_unique(store: Store, jobs: list[JobMixin]) -> None:
-    """Insert in a savepoint, so that a taken key leaves the caller's transaction whole."""
+def _record(store: Store, jobs: list[JobMixin], lanes: Lanes, by: str | None) -> None:
+    changes = [Change(Verb.ENQUEUE, job.id, None, State(job.state), 0, by=by) for job in jobs]
+    entries = [entry(store, job) for job in jobs]
+    if not record_new(store, changes, entries, unless=next(iter(lanes.guessed), None)):
+        store.undeclared.difference_update(lanes.guessed)
+        store.session.delete(jobs[0])
+        store.session.flush()
+        raise Declared
+
+
+def _check_type(known: JobType, job: JobMixin) -> None:
+    if known.batch is not None and job.state != State.BLOCKED:
+        raise Invalid({"type": ["This is a type of batches: begin one with batch()."]})
+    known.check_data(job.data)
+
+
+def _may_fail(jobs: t.Sequence[JobMixin]) -> bool:
+    """Whether the insertion may be refused when something has been written."""
+    is_member, has_seat = (
+        any(getattr(job, name) is not None for job in jobs) for name in ("batch_id", "concurrency_key")
+    )
+    return (is_member and has_seat) or any(job.unique_key is not None for job in jobs)
+
+
+def _add(store: Store, jobs: list[JobMixin]) -> list[str]:
+    """Insert; return the concurrency keys of which not all have a seat."""
+    full = seats.take(store, jobs)
+    turns.take(store, jobs)
+    # After the seats, as by those who end jobs.
+    join(store, collections.Counter(job.batch_id for job in jobs if job.batch_id is not None))
+    store.session.add_all(jobs)
+    store.session.flush()
+    return full
+
+
+def _add_or_undo(store: Store, jobs: list[JobMixin]) -> list[str]:
+    """Insert in a savepoint: a taken key, or an ended batch, leaves the transaction whole."""
     begin(store)
     savepoint = store.session.begin_nested()
     try:
-        store.session.add_all(jobs)
-        store.session.flush()
+        full = _add(store, jobs)
+    except BatchEnded:
+        savepoint.rollback()
+        raise
     except IntegrityError as error:
         savepoint.rollback()
         # Every engine names the constraint or the column; of two that are broken any one.
         if any(name in str(error.orig) for name in ("unique_key", "_slot", ".slot")):
             raise DuplicateJob from error
+        raise
+    savepoint.commit()
+    return full
+
+
+@contextlib.contextmanager
+def _whole(store: Store) -> t.Iterator[None]:
+    """Undo what was done within the block when it raises, and nothing else of the transaction."""
+    begin(store)
+    savepoint = store.session.begin_nested()
+    try:
+        yield
+    except Exception as error:
+        if not is_transient(error):  # then there is no transaction any more
+            savepoint.rollback()
         raise
     savepoint.commit()
 

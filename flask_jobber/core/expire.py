@@ -9,12 +9,12 @@ import sqlalchemy as sa
 
 from . import candidates as find
 from .engines import utcnow
-from .hold import UNHELD, finish, followed
+from .hold import finish, followed
 from .scope import Expression
 from .settle import ended
-from .states import State, Verb
+from .states import POOL, State, Verb
 from .store import Store, missed
-from .transition import Change
+from .transition import UNHELD, Change
 
 #: The error of a lapse in the history.
 LAPSED = {"type": "LeaseLapsed", "message": "The lease ended without a result.", "traceback": None}
@@ -22,19 +22,37 @@ LAPSED = {"type": "LeaseLapsed", "message": "The lease ended without a result.",
 
 def expire(store: Store, limit: int = 1000) -> int:
     """End up to ``limit`` jobs that are exhausted or past their ``expires_at``; return how many."""
-    now = utcnow()
-    c = store.jobs.c
-    expirable = [c.state == find.word(state) for state in (State.QUEUED, State.SCHEDULED)]
-    # Wrapped up, like the guards of find.still: the way to the late ones is their own index.
-    unheld = find.still(sa.or_(*expirable, find.lapsed(store, now)))
-    late = sa.and_(c.finished_at.is_(None), c.expires_at <= now, unheld)
-    tired = sa.and_(find.lapsed(store, now), find.exhausted(store))
-    count = 0
+    c, count = store.jobs.c, 0
+    tired, late = _tired(store), _late(store)
     for name, condition, order in (("tired", tired, c.locked_until), ("late", late, c.expires_at)):
         among = sa.select(c.id).where(condition).order_by(order).limit(limit - count)
         ids = store.execute(among).scalars().all()
         count += _end(store, name, {"ids": ids}, condition)
     return count
+
+
+def _tired(store: Store) -> Expression:
+    return sa.and_(find.lapsed(store, utcnow()), find.exhausted(store))
+
+
+def _late(store: Store) -> Expression:
+    c, now = store.jobs.c, utcnow()
+    expirable = [c.state == find.word(state) for state in sorted(POOL)]
+    # What waits for other jobs does not expire, what waits for a seat does.
+    expirable.append(sa.and_(c.state == find.word(State.BLOCKED), c.seated.is_not(None)))
+    # Wrapped up, like the guards of find.still: the way to the late ones is their own index.
+    unheld = find.still(sa.or_(*expirable, find.lapsed(store, now)))
+    return sa.and_(c.finished_at.is_(None), c.expires_at <= now, unheld)
+
+
+def over(store: Store) -> Expression:
+    """Whether a job is exhausted or past its ``expires_at``, though nobody has met it yet."""
+    return sa.func.coalesce(sa.or_(_tired(store), _late(store)), sa.false())
+
+
+def end_these(store: Store, ids: t.Sequence[int]) -> None:
+    """End those of some jobs that are :func:`over`."""
+    _end(store, "over", {"ids": ids}, over(store))
 
 
 def end_dead(store: Store, wanted: find.Wanted, limit: int = 1000) -> None:

@@ -15,24 +15,23 @@ import typing as t
 import sqlalchemy as sa
 
 from ..errors import AlreadySettled, Cancelled, JobberError, LeaseLost, NotFound, TooManyClaims
+from . import seats, trust
 from .candidates import lapsed, word
 from .engines import is_transient, utcnow
+from .lockers import of_login
 from .news import hint, hint_due
 from .payload import MAX_ID, MAX_NOTE, check_seconds, check_text
 from .process import call, call_on_failure, describe, has_say
-from .quota import check_room, of_login
+from .quota import check_room
 from .scope import Expression, Scope
 from .series import ENDS, follow
 from .states import State, Verb
 from .store import Store, missed
-from .transition import Change, append, apply, forget
+from .tally import note
+from .transition import UNHELD, Change, append, apply, forget
 
 logger = logging.getLogger("flask_jobber")
 Row = sa.Row[t.Any]
-#: What leaving the lock clears.
-UNHELD: t.Mapping[str, None] = dict.fromkeys(
-    ("locked_by", "locked_at", "locked_until", "lease_seconds", "progress", "note")
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,15 +123,23 @@ def refusal(store: Store, holder: Holder, item: Item) -> tuple[JobberError, Row 
     if row is None or item.attempt > row.attempts:
         return NotFound(), None
     if row.locked_by != holder.locker or row.attempts != item.attempt:
-        return LeaseLost(), None
+        hidden = row.copy_of is not None and not _had(store, holder, item)
+        return NotFound() if hidden else LeaseLost(), None
     if row.state == State.CANCELLED:
         return Cancelled(), None
     return (AlreadySettled(), row) if row.delivered else (LeaseLost(), None)
 
 
+def _had(store: Store, holder: Holder, item: Item) -> bool:
+    """Whether a hand-out was this holder's."""
+    h = store.history.c
+    mine = (h.job_id == item.job_id, h.attempt == item.attempt, h.locker == holder.locker)
+    return bool(store.execute(sa.select(sa.exists().where(*mine))).scalar_one())
+
+
 def _look(store: Store, holder: Holder, item: Item) -> Row | None:
     c = store.jobs.c
-    columns = (c.state, c.attempts, c.locked_by, c.result, c.extras, c.run_at)
+    columns = (c.state, c.attempts, c.locked_by, c.result, c.extras, c.run_at, c.copy_of)
     delivered = sa.case((c.result.is_(sa.null()), sa.false()), else_=sa.true()).label("delivered")
     select = sa.select(*columns, delivered).where(c.id == item.job_id, holder.scope.expression)
     return store.execute(store.current(select)).one_or_none()
@@ -150,6 +157,8 @@ def settle(
     for batch in _rounds(items):
         sound = {place: item for place, item in batch.items() if _checked(store, place, item, outcomes)}
         rows = fence(store, holder, list(sound.values()))
+        trust.lock(store, {row.copy_of for row in rows.values() if row.copy_of is not None})
+        seats.lock(store, rows.values())
         changes, known = list[Change](), {row.id: row for row in rows.values()}
         called = False
         for place, item in sound.items():
@@ -200,23 +209,35 @@ def refuse(store: Store, holder: Holder, item: Item) -> Outcome:
 def followed(store: Store) -> tuple[t.Any, ...]:
     """Return the columns that decide what follows a job's end."""
     c = store.jobs.c
-    return c.type, c.on_success, c.on_failure, c.every.is_not(sa.null()).label("repeats")
+    repeats = c.every.is_not(sa.null()).label("repeats")
+    plain = (c.type, c.on_success, c.on_failure, c.copy_of, c.locked_at)
+    return *plain, repeats, c.batch_id, c.concurrency_key, c.seated
 
 
-def finish(store: Store, changes: t.Sequence[Change], rows: t.Mapping[int, Row]) -> None:
-    """Write the changes, make the next jobs of series, tell the failure processors what has failed.
+def finish(store: Store, changes: t.Sequence[Change], rows: t.Mapping[int, t.Any]) -> None:
+    """Write the changes, count them in batches, make the next jobs of series, tell failure processors.
 
     :param rows: by id, with the columns of :func:`followed`.
     """
     apply(store, changes)
+    note(store, [(rows[change.job_id].batch_id, change) for change in changes])
+    seats.after(store, changes, rows)
     for change in changes:
-        broken = list[dict[str, t.Any]]()
-        if change.to_state in ENDS and rows[change.job_id].repeats:
+        row, broken = rows[change.job_id], list[dict[str, t.Any]]()
+        if row.copy_of is not None:  # the app hears of its original alone
+            _finish_original(store, change, row)
+            continue
+        if change.to_state in ENDS and row.repeats:
             broken += _follow(store, change.job_id)
         if change.to_state is State.FAILED:
-            broken += call_on_failure(store, rows[change.job_id], change.error)
+            broken += call_on_failure(store, row, change.error)
         for error in broken:
             append(store, [dataclasses.replace(change, from_state=change.to_state, error=error)])
+
+
+def _finish_original(store: Store, change: Change, row: t.Any) -> None:
+    for following, original in trust.follow(store, change, row):
+        finish(store, [following], {original.id: original})
 
 
 def _follow(store: Store, job_id: int) -> t.Iterator[dict[str, t.Any]]:
@@ -258,7 +279,7 @@ def extend(store: Store, holder: Holder, items: t.Sequence[Extension]) -> list[O
 def _extend(store: Store, row: Row, item: Extension) -> Decision:
     if row.locked_until <= row.now:  # to revive it is to claim it
         try:
-            check_room(store, row.locked_by)
+            check_room(store, row.locked_by, new=False)
         except TooManyClaims as error:
             return Outcome(item, error=error), None
     length = item.lease_seconds or row.lease_seconds
@@ -324,8 +345,10 @@ def _take_some_back(store: Store, login: str, queue: str | None) -> int:
     some = sa.select(c.id).where(*held).limit(_SOME)
     # By ids then: MySQL locks all that it reads on its way.
     ids = store.execute(store.current(some)).scalars().all()
-    rows = store.lock((c.state, c.attempts, c.locked_by), c.id.in_(ids), *held) if ids else ()
-    apply(store, [_taken_back(row) for row in rows])
+    columns = (c.state, c.attempts, c.locked_by, *followed(store))
+    rows = store.lock(columns, c.id.in_(ids), *held) if ids else ()
+    trust.lock(store, {row.copy_of for row in rows if row.copy_of is not None})
+    finish(store, [_taken_back(row) for row in rows], {row.id: row for row in rows})
     return len(rows)
 
 

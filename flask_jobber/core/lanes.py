@@ -24,12 +24,22 @@ _MOST_NAMES = 500
 _UNSEEN = "flask_jobber.unseen"
 
 
-class Lanes:
-    """The declared ones among the queues that jobs are to enter, each read once."""
+class Declared(Exception):
+    """A queue was taken for undeclared, and is declared."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+
+class Lanes:
+    """The declared ones among the queues that jobs are to enter, each read once.
+
+    :param guess: whether those that were not declared when this process looked last are taken for
+        undeclared without a look; whoever inserts makes sure.
+    """
+
+    def __init__(self, store: Store, *, guess: bool = False) -> None:
+        self._store, self._guess = store, guess
         self._known: dict[str, sa.Row[t.Any] | None] = {}
+        #: The names that were guessed.
+        self.guessed: set[str] = set()
 
     def read(self, names: t.Iterable[t.Any]) -> None:
         """Read the queues of these names that are not known yet, by one statement.
@@ -37,9 +47,20 @@ class Lanes:
         What cannot be a name is passed over.
         """
         good = {name for name in names if isinstance(name, str) and NAME.fullmatch(name)}
+        if self._guess:
+            self.guessed |= good & self._store.undeclared
+            self._known |= dict.fromkeys(self.guessed)
         new = sorted(good - self._known.keys())
         if new:
-            self._known |= dict.fromkeys(new) | {row.name: row for row in _declared(self._store, new)}
+            self._known |= self._look(new)
+
+    def _look(self, names: t.Sequence[str]) -> dict[str, sa.Row[t.Any] | None]:
+        found = {row.name: row for row in _declared(self._store, names)}
+        undeclared = self._store.undeclared
+        undeclared.difference_update(found)
+        if len(undeclared) < _MOST_NAMES:
+            undeclared.update(name for name in names if name not in found)
+        return dict.fromkeys(names) | found
 
     def defaults(self, queue: str) -> dict[str, t.Any]:
         """Return what a queue says for jobs that do not say it."""
@@ -133,13 +154,7 @@ def _unseen(store: Store, name: str, number: int) -> int:
 
     Once it has written the counter itself it sees it as it is, and the jobs still do not show.
     """
-    transaction = store.session.get_transaction()
-    while transaction is not None and transaction.parent is not None:
-        transaction = transaction.parent
-    began, known = store.session.info.get(_UNSEEN, (None, {}))
-    if began is not transaction:
-        known = {}
-        store.session.info[_UNSEEN] = (transaction, known)
+    known = store.remembered(_UNSEEN)
     known[store.queues.name, name] = most = max(number, known.get((store.queues.name, name), 0))
     return t.cast(int, most)
 
@@ -152,5 +167,6 @@ def unpaused(store: Store) -> Expression:
         return queue.not_in(paused)
     # The array is made once for each statement. The planner takes <> ALL for what next to
     # nothing passes, and sorts all that waits; of this it knows nothing, and expects most.
-    held_back = sa.case((queue == sa.any_(sa.func.array(paused.scalar_subquery())), 1), else_=0)
-    return held_back != sa.literal_column("1")
+    one, none = (sa.literal_column(text, sa.Integer()) for text in "10")
+    held_back = sa.case((queue == sa.any_(sa.func.array(paused.scalar_subquery())), one), else_=none)
+    return held_back != one

@@ -18,9 +18,9 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from .. import commits
-from .candidates import lapsed, word
+from .candidates import due, lapsed, still, word
 from .engines import utcnow
-from .models import UNLED, UNTYPED, JobMixin
+from .models import UNLED, UNTYPED, JobMixin, is_left_null
 from .payload import MAX_ID
 from .states import State
 from .store import Store, missed
@@ -40,6 +40,7 @@ class Fresh:
     """Jobs to be claimed, alike in all that is known of who may.
 
     :param leads: their values of ``__claim_by__``.
+    :param attempts: how often they have been handed out; once more, and the news is old.
     """
 
     type: str
@@ -48,13 +49,14 @@ class Fresh:
     only_for: str | None = None
     not_for: tuple[str, ...] = ()
     leads: tuple[Lead, ...] = ()
+    attempts: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class News:
     """What a transaction has changed for those who wait.
 
-    :param jobs: what may be claimed now, and how many of each.
+    :param jobs: what may be claimed now, and the ids of each.
     :param more: there may be other jobs, of any kind.
     :param due: seconds until the first of those that are to be claimed later.
     :param wish: seconds until others may have one that is there for somebody.
@@ -64,7 +66,7 @@ class News:
     :param unnamed: there are others that are not as they were.
     """
 
-    jobs: t.Mapping[Fresh, int] = dataclasses.field(default_factory=dict)
+    jobs: t.Mapping[Fresh, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     more: bool = False
     due: float | None = None
     wish: float | None = None
@@ -80,7 +82,7 @@ class News:
 
     def write(self) -> str:
         """Return it as text, see :meth:`read`."""
-        jobs = [[*dataclasses.astuple(fresh), count] for fresh, count in self.jobs.items()]
+        jobs = [[*dataclasses.astuple(fresh), _spans(ids)] for fresh, ids in self.jobs.items()]
         said = {
             "jobs": jobs, "more": self.more, "due": self.due, "wish": self.wish, "left": self.left,
             "changed": self.changed, "unnamed": self.unnamed, "untidy": self.untidy,
@@ -116,16 +118,36 @@ def _check(holds: bool) -> None:
         raise ValueError
 
 
-def _read_jobs(value: t.Any) -> dict[Fresh, int]:
-    return {_read_fresh(*facts): _read_whole(count) for *facts, count in _read_list(value)}
+def _spans(ids: t.Iterable[int]) -> list[int]:
+    """Return the first and the last of each run of ids: those of a bulk are one."""
+    spans: list[int] = []
+    for id in ids:
+        if spans and spans[-1] + 1 == id:
+            spans[-1] = id
+        else:
+            spans += [id, id]
+    return spans
+
+
+def _read_jobs(value: t.Any) -> dict[Fresh, tuple[int, ...]]:
+    return {_read_fresh(*facts): _read_ids(spans) for *facts, spans in _read_list(value)}
+
+
+def _read_ids(value: t.Any) -> tuple[int, ...]:
+    ends = _read_wholes(value)
+    runs = [range(first, last + 1) for first, last in zip(ends[::2], ends[1::2], strict=True)]
+    _check(0 < sum(map(len, runs)) <= _MOST)
+    return tuple(id for run in runs for id in run)
 
 
 def _read_fresh(type_: t.Any, queue: t.Any, priority: t.Any, only_for: t.Any, *more: t.Any) -> Fresh:
-    not_for, leads = more
-    _check(type(priority) is int and abs(priority) <= MAX_ID)
+    not_for, leads, attempts = more
+    for number in (priority, attempts):
+        _check(type(number) is int and abs(number) <= MAX_ID)
     _check(all(lead is None or lead is False or isinstance(lead, str) for lead in _read_list(leads)))
     for_ = None if only_for is None else _read_text(only_for)
-    return Fresh(_read_text(type_), _read_text(queue), priority, for_, _read_texts(not_for), tuple(leads))
+    plain = (_read_text(type_), _read_text(queue), priority, for_)
+    return Fresh(*plain, _read_texts(not_for), tuple(leads), attempts)
 
 
 def _read_list(value: t.Any) -> list[t.Any]:
@@ -173,6 +195,13 @@ _READERS: dict[str, t.Callable[[t.Any], t.Any]] = {
 }
 
 
+class Notification(t.NamedTuple):
+    """What PostgreSQL's ``pg_notify`` is given."""
+
+    channel: str
+    text: str
+
+
 class Teller(t.Protocol):
     """Tells those who wait."""
 
@@ -181,6 +210,10 @@ class Teller(t.Protocol):
 
     def tell(self, store: Store, news: News) -> None:
         """Take news of a transaction that is about to be committed."""
+        ...
+
+    def notification(self, news: News) -> Notification | None:
+        """Return what tells it at the commit, whatever statement says it, if there is such a way."""
         ...
 
     def say(self, news: News) -> None:
@@ -220,26 +253,53 @@ def hint_due(store: Store, seconds: float) -> None:
         hint(store, due=seconds)
 
 
-def hint_new(store: Store, jobs: t.Sequence[JobMixin]) -> None:
-    """Tell of jobs that have just been inserted."""
-    ready = [job for job in jobs if job.state == State.QUEUED and job.only_for_until is None]
-    later = tuple(job.id for job in jobs if job.state == State.SCHEDULED or job.only_for_until is not None)
-    if len(jobs) > _MOST:
+class Entry(t.NamedTuple):
+    """A job that has just been inserted.
+
+    :param fresh: what it is for those who wait; ``None``: not yet anything that may be claimed.
+    :param later: whether it is going to be, by time.
+    """
+
+    id: int
+    fresh: Fresh | None
+    later: bool = False
+
+
+def entry(store: Store, job: JobMixin) -> Entry:
+    """Return what there is to tell of a job object that has just been inserted."""
+    # Not by attribute: where an insertion returns nothing, it would be read from the database.
+    if job.state == State.SCHEDULED or job.__dict__.get("only_for_until") is not None:
+        return Entry(job.id, None, later=True)
+    ready = job.state == State.QUEUED
+    return Entry(job.id, _of_object(store, job, store.Job.__claim_by__) if ready else None)
+
+
+def hint_new(store: Store, entries: t.Sequence[Entry]) -> Notification | None:
+    """Tell of jobs that have just been inserted.
+
+    :returns: what the statement that records a single one is to tell, which else were one more.
+    """
+    later = tuple(one.id for one in entries if one.later)
+    if len(entries) > _MOST:
         hint(store, more=True, ids=later[:_MOST])
-    else:
-        names = store.Job.__claim_by__
-        hint(store, jobs=_count(_of_object(store, job, names) for job in ready), ids=later)
+        return None
+    fresh = _group((one.fresh, one.id) for one in entries if one.fresh is not None)
+    notification = store.teller.notification(News(jobs=fresh)) if fresh and len(entries) == 1 else None
+    if notification is None:
+        hint(store, jobs=fresh, ids=later)
+    return notification
 
 
 def _of_object(store: Store, job: JobMixin, names: t.Sequence[str]) -> Fresh:
     # Not by attribute: one that is not loaded would be read from the database.
     leads = tuple(_lead(job.__dict__.get(name, _absent(store.jobs.c[name]))) for name in names)
-    return Fresh(job.type, job.queue, job.priority, job.only_for, tuple(job.not_for or ()), leads)
+    not_for = tuple(job.not_for or ())
+    return Fresh(job.type, job.queue, job.priority, job.only_for, not_for, leads, job.attempts)
 
 
 def _absent(column: sa.Column[t.Any]) -> t.Any:
     """Return what a column holds that the app has not set: NULL, or who knows."""
-    return None if column.default is None and column.server_default is None else ...
+    return None if is_left_null(column) else ...
 
 
 def _lead(value: t.Any) -> Lead:
@@ -251,8 +311,11 @@ def comparable(value: t.Any) -> Lead:
     return str(value) if type(value) in (int, str, uuid.UUID) else False
 
 
-def _count(jobs: t.Iterable[Fresh]) -> dict[Fresh, int]:
-    return dict(collections.Counter(jobs))
+def _group(jobs: t.Iterable[tuple[Fresh, int]]) -> dict[Fresh, tuple[int, ...]]:
+    groups = collections.defaultdict[Fresh, list[int]](list)
+    for fresh, id in jobs:
+        groups[fresh].append(id)
+    return {fresh: tuple(sorted(set(ids))) for fresh, ids in groups.items()}
 
 
 @event.listens_for(Session, "before_commit")
@@ -277,11 +340,8 @@ def _gather(store: Store, hints: t.Sequence[Hint]) -> News:
     ids = {id for one in hints for id in one.ids}
     changed = tuple(dict.fromkeys(id for one in news for id in one.changed))
     news += [_read(store, sorted(ids)[:_MOST])] if ids else []
-    jobs = collections.Counter[Fresh]()
-    for one in news:
-        jobs.update(one.jobs)
     return News(
-        jobs=dict(jobs),
+        jobs=_group((fresh, id) for one in news for fresh, ids in one.jobs.items() for id in ids),
         more=any(one.more for one in news) or len(ids) > _MOST,
         due=min((one.due for one in news if one.due is not None), default=None),
         wish=min((one.wish for one in news if one.wish is not None), default=None),
@@ -296,14 +356,17 @@ def _read(store: Store, ids: t.Sequence[int]) -> News:
     """Read what is to be told of jobs as they are now."""
     c = store.jobs.c
     waits = (State.QUEUED, State.SCHEDULED)
-    some = sa.select(*facts(store)).where(c.id.in_(ids), c.state.in_([str(state) for state in waits]))
+    some = sa.select(c.id, *facts(store)).where(c.id.in_(ids), c.state.in_([str(state) for state in waits]))
     return told(store, store.execute(some).all())
 
 
 def facts(store: Store) -> list[t.Any]:
-    """Return the columns from which :func:`told` makes news."""
+    """Return the columns from which :func:`told` makes news, besides the id."""
     c = store.jobs.c
-    plain = (c.state, c.type, c.queue, c.priority, c.only_for, c.not_for, c.run_at, c.only_for_until)
+    plain = (
+        c.state, c.type, c.queue, c.priority, c.only_for, c.not_for, c.run_at, c.only_for_until,
+        c.attempts,
+    )  # fmt: skip
     leads = (c[name].label(f"lead_{place}") for place, name in enumerate(store.Job.__claim_by__))
     return [*plain, utcnow().label("now"), *leads]
 
@@ -313,7 +376,7 @@ def told(store: Store, rows: t.Sequence[sa.Row[t.Any]]) -> News:
     later = [row.run_at for row in rows if row.run_at > row.now]
     wishes = [until for row in rows if (until := row.only_for_until) is not None and until > row.now]
     ready = [row for row in rows if row.state != State.SCHEDULED or row.run_at <= row.now]
-    jobs = _count(_of_row(store, row) for row in ready)
+    jobs = _group((_of_row(store, row), row.id) for row in ready)
     return News(jobs=jobs, due=_seconds(rows, later), wish=_seconds(rows, wishes))
 
 
@@ -321,13 +384,19 @@ def _seconds(rows: t.Sequence[sa.Row[t.Any]], instants: t.Collection[dt.datetime
     return (min(instants) - rows[0].now).total_seconds() if instants else None
 
 
-def _of_row(store: Store, row: sa.Row[t.Any]) -> Fresh:
+def like(store: Store, row: t.Any, **own: t.Any) -> Fresh:
+    """Return what a job is that is like a row of :func:`facts`, but for these fields."""
+    return dataclasses.replace(_of_row(store, row), **own)
+
+
+def _of_row(store: Store, row: t.Any) -> Fresh:
     leads = [getattr(row, f"lead_{place}") for place in range(len(store.Job.__claim_by__))]
     # Others may have it too once a wish is over.
     wish_is_over = row.only_for_until is not None and row.only_for_until <= row.now
     only_for = None if wish_is_over else row.only_for
     not_for, priority = tuple(row.not_for or ()), row.priority
-    return Fresh(row.type, row.queue, priority, only_for, not_for, tuple(map(_lead, leads)))
+    leading = tuple(map(_lead, leads))
+    return Fresh(row.type, row.queue, priority, only_for, not_for, leading, row.attempts)
 
 
 def look(store: Store, *, everything: bool, limit: int = 100) -> tuple[News, float | None]:
@@ -338,23 +407,21 @@ def look(store: Store, *, everything: bool, limit: int = 100) -> tuple[News, flo
     found: list[sa.Row[t.Any]] = []
     more = False
     for condition in (*_become_due(store), *([_is(store, State.QUEUED)] if everything else ())):
-        rows = store.execute(sa.select(*facts(store)).where(condition).limit(limit)).all()
+        rows = store.execute(sa.select(store.jobs.c.id, *facts(store)).where(condition).limit(limit)).all()
         found += rows
         more = more or len(rows) == limit
     return dataclasses.replace(told(store, found), more=more, due=None), _next(store)
 
 
-def is_there(store: Store, fresh: Fresh) -> bool:
-    """Whether there is a job to be claimed that is like this, as far as an index tells."""
-    values = {"type": fresh.type, "queue": fresh.queue, "priority": fresh.priority}
-    return bool(store.run("is there", lambda: _like(store), values).scalar_one())
+def still_there(store: Store, ids: t.Collection[int]) -> set[int]:
+    """Return which of the jobs may be claimed now."""
+    return set(store.run("still there", lambda: _of_those(store), {"ids": sorted(ids)}).scalars())
 
 
-def _like(store: Store) -> sa.Select[t.Any]:
-    c = store.jobs.c
-    alike = (c.type == missed("type"), c.queue == missed("queue"), c.priority == missed("priority"))
-    ways = (_is(store, State.QUEUED), *_become_due(store))
-    return sa.select(sa.or_(*(sa.exists().where(way, *alike) for way in ways)))
+def _of_those(store: Store) -> sa.Select[t.Any]:
+    return sa.select(store.jobs.c.id).where(
+        store.jobs.c.id.in_(missed("ids", expanding=True)), still(due(store, utcnow()))
+    )
 
 
 def _become_due(store: Store) -> tuple[t.Any, t.Any]:

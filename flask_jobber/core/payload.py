@@ -41,11 +41,16 @@ _MAX_INT = 2**31 - 1
 _FORBIDDEN = re.compile("[\0\ud800-\udfff]")
 # An escaped NUL, not a backslash followed by the letters u0000.
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+# A tuple: a union would be made anew at each look.
+_NESTS = (dict, list, tuple)
+_canonical = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
+).encode
 
 
 def canonical(value: object) -> str:
     """Return the canonical JSON text: sorted keys, no spaces. Two values are equal when it is."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return _canonical(value)
 
 
 def check_json(field: str, value: object, max_bytes: int) -> None:
@@ -59,7 +64,7 @@ def check_json(field: str, value: object, max_bytes: int) -> None:
         size = len(text.encode())
     except (TypeError, ValueError) as error:  # UnicodeEncodeError: a lone surrogate
         raise Invalid({field: [f"This is not JSON: {error}."]}) from error
-    if _NUL.search(text):
+    if "\\u0000" in text and _NUL.search(text):
         raise Invalid({field: ["A text may not hold a NUL character."]})
     if size > max_bytes:
         raise TooLarge(f"{field} is {size} bytes of JSON; the limit is {max_bytes}.")
@@ -68,7 +73,7 @@ def check_json(field: str, value: object, max_bytes: int) -> None:
 def _check_shape(field: str, value: object) -> None:
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        level = [v for v in level if isinstance(v, dict | list | tuple)]
+        level = [v for v in level if isinstance(v, _NESTS)]
         if not level:
             return
         if not all(isinstance(key, str) for v in level if isinstance(v, dict) for key in v):
@@ -130,6 +135,11 @@ def check_int(field: str, value: object, least: int = -_MAX_INT, most: int = _MA
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise Invalid({field: [f"This is a whole number from {least} to {most}."]})
     return value
+
+
+def check_reference(field: str, value: t.Any) -> int:
+    """Return the id of a job, which is given as itself or by its object."""
+    return check_int(field, value if isinstance(value, int) else getattr(value, "id", None), 1, MAX_ID)
 
 
 def check_priorities(least: object, most: object) -> None:

@@ -39,8 +39,9 @@ def storable(text: str) -> str:
 
 
 def has_say(store: Store, row: t.Any) -> bool:
-    """Whether code of the app's may be called when a hold of the job ends."""
-    return row.type in store.types or row.on_success is not None or row.on_failure is not None
+    """Whether code of the app's may be called, or another job ended, when a hold of the job ends."""
+    named = (row.on_success, row.on_failure, row.copy_of)
+    return row.type in store.types or any(one is not None for one in named)
 
 
 def call_processor(store: Store, row: t.Any, result: t.Any, extras: t.Any) -> Exception | None:
@@ -53,13 +54,19 @@ def call_processor(store: Store, row: t.Any, result: t.Any, extras: t.Any) -> Ex
     if known.processor is not None:
         calls.append(known.processor)
     if row.on_success is not None:
-        calls.append(_feedback(store, row.on_success))
+        calls.append(find_feedback(store, row.on_success))
     if not calls:
         return call(store, known.load_result, copy.deepcopy(result)) if known.schema else None
-    job = _load(store, row.id)
+    job = load_job(store, row.id)
     # The processor may want what the client added; the row gets it with the result.
     set_committed_value(job, "extras", copy.deepcopy(extras))
     return call(store, _process, known, calls, job, result, (row.state, row.attempts))
+
+
+def check_answer(store: Store, row: t.Any, result: t.Any) -> Exception | None:
+    """Return what the type's schema has against a result that no processor gets yet."""
+    known = store.types.get(row.type) or JobType()
+    return call(store, known.load_result, copy.deepcopy(result)) if known.schema else None
 
 
 def _process(
@@ -73,7 +80,9 @@ def _process(
             )
 
 
-def _feedback(store: Store, name: str) -> Function:
+def find_feedback(store: Store, name: str) -> Function:
+    """Return the app's feedback of a name, or what raises when this process has none."""
+
     def absent(*args: t.Any) -> t.NoReturn:
         raise LookupError(f"This process knows no feedback {name!r}: import the module that registers it.")
 
@@ -85,16 +94,17 @@ def call_on_failure(store: Store, row: t.Any, error: t.Any) -> t.Iterator[dict[s
     known = store.types.get(row.type)
     calls = [known.on_failure] if known is not None and known.on_failure is not None else []
     if row.on_failure is not None:
-        calls.append(_feedback(store, row.on_failure))
+        calls.append(find_feedback(store, row.on_failure))
     for function in calls:
-        broken = call(store, function, _load(store, row.id), error)
+        broken = call(store, function, load_job(store, row.id), error)
         if broken is not None:
             about = {"action": "on_failure", "job_id": row.id}
             logger.error("a failure processor broke", exc_info=broken, extra=about)
             yield describe(broken)
 
 
-def _load(store: Store, job_id: int) -> JobMixin:
+def load_job(store: Store, job_id: int) -> JobMixin:
+    """Return the object of a job that this transaction has locked, as it is now."""
     job = store.session.get(store.Job, job_id, populate_existing=True, with_for_update=True)
     assert job is not None, "its row is locked by this transaction"
     return job

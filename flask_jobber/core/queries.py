@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import typing as t
 
 import sqlalchemy as sa
 
 from ..errors import Invalid, NotFound
 from . import candidates as find
+from . import copies
 from .candidates import word
 from .claim import Claim
 from .engines import utcnow
 from .hold import Holder, Item, Row, held_by, possible, refusal
 from .lanes import unpaused
 from .payload import MAX_ID
-from .states import State
+from .states import State, Verb
 from .store import Store
+
+# What the copies of a job have not, and show nevertheless.
+_OF_ORIGINALS = frozenset({"owner_ref", "batch_id"})
 
 
 def open_claims(store: Store, holder: Holder) -> list[Claim]:
@@ -57,24 +62,32 @@ def visible(
     *,
     after: int = 0,
     limit: int = 50,
-    **equals: str | None,
+    **equals: t.Any,
 ) -> list[Row]:
     """Return jobs in the scope by ascending id, those after an id; ``equals`` narrows by column."""
     c = store.jobs.c
-    narrow = [c.id > after, *equal(store, equals)]
-    # A page of each alternative of the scope: SQLite would read and sort all that an OR lets see.
+    # A page of each alternative: of an OR all that it lets see would be read and sorted.
     pages = [
-        sa.select(c.id).where(*arm, *narrow).order_by(c.id).limit(limit).subquery()
-        for arm in find.arms_of(scope)
+        sa.select(c.id).where(*arm, c.id > after, *way).order_by(c.id).limit(limit).subquery()
+        for arm, way in itertools.product(find.arms_of(scope), ways(store, equals))
     ]
     ids = sa.union(*(sa.select(page) for page in pages)).subquery()
     select = sa.select(*seen(store)).join(ids, ids.c.id == c.id).order_by(c.id).limit(limit)
     return list(store.execute(select))
 
 
-def equal(store: Store, equals: t.Mapping[str, str | None]) -> list[sa.ColumnElement[bool]]:
+def equal(store: Store, equals: t.Mapping[str, t.Any]) -> list[sa.ColumnElement[bool]]:
     """Return what narrows jobs by column; ``None`` does not."""
     return [store.jobs.c[name] == value for name, value in equals.items() if value is not None]
+
+
+def ways(store: Store, equals: t.Mapping[str, t.Any]) -> list[list[sa.ColumnElement[bool]]]:
+    """Return the alternatives in which a job shows these: a copy shows some as its original has them."""
+    theirs = {name: value for name, value in equals.items() if name in _OF_ORIGINALS and value is not None}
+    if not theirs:
+        return [equal(store, equals)]
+    own = {name: value for name, value in equals.items() if name not in theirs}
+    return [equal(store, equals), *([*equal(store, own), way] for way in copies.alike(store, theirs))]
 
 
 def extent(store: Store, **equals: str | None) -> tuple[int, int]:
@@ -92,15 +105,16 @@ def whole(store: Store, job_id: int) -> Row | None:
     return store.execute(sa.select(store.jobs).where(store.jobs.c.id == job_id)).one_or_none()
 
 
-def one(store: Store, scope: sa.ColumnElement[t.Any], job_id: int) -> Row:
+def one(store: Store, scope: sa.ColumnElement[t.Any], job_id: int, *, current: bool = False) -> Row:
     """Return one job.
 
+    :param current: as it is now, also where a transaction sees what was when it began.
     :raises NotFound: when there is none in the scope.
     """
     if not 1 <= job_id <= MAX_ID:
         raise NotFound
     select = sa.select(*seen(store)).where(store.jobs.c.id == job_id, scope)
-    row = store.execute(select).one_or_none()
+    row = store.execute(store.current(select) if current else select).one_or_none()
     if row is None:
         raise NotFound
     return row
@@ -114,22 +128,24 @@ def seen(store: Store) -> list[sa.ColumnElement[t.Any]]:
     return [
         c.id, c.type, c.data, c.queue, c.priority, c.state, c.attempts, c.failures, c.max_attempts,
         c.progress, c.note, c.result, c.locked_by, c.created_at, c.run_at, c.finished_at,
-        c.series, c.owner_ref, c.has_files, c.updated_at, delivered,
+        c.series, copies.shown(store, "owner_ref"), copies.shown(store, "batch_id"), c.has_files,
+        c.updated_at, delivered, c.copy_of, c.trust.is_not(sa.null()).label("asked"),
     ]  # fmt: skip
 
 
 def last_errors(store: Store, job_ids: t.Sequence[int]) -> dict[int, Row]:
-    """Return the row of history with the last error of each job that has had one."""
+    """Return the row of history with the last error of each job that has had one.
+
+    What went wrong before it was replaced was another content's.
+    """
     h = store.history.c
     if not job_ids:
         return {}
-    last = (
-        sa.select(sa.func.max(h.id))
-        .where(h.job_id.in_(job_ids), h.error.is_not(sa.null()), h.to_state != State.LOCKED.value)
-        .group_by(h.job_id)
-    )
+    failed = sa.and_(h.error.is_not(sa.null()), h.to_state != State.LOCKED.value)
+    told = sa.or_(failed, h.reason == Verb.REPLACE.value)
+    last = sa.select(sa.func.max(h.id)).where(h.job_id.in_(job_ids), told).group_by(h.job_id)
     rows = store.execute(sa.select(store.history).where(h.id.in_(last)))
-    return {row.job_id: row for row in rows}
+    return {row.job_id: row for row in rows if row.error is not None}
 
 
 def history(store: Store, job_id: int) -> list[Row]:

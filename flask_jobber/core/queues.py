@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import DuplicateQueue, Invalid, NotFound, QueueInUse
-from . import payload
+from . import payload, seats, trust
 from .candidates import still, word
 from .engines import utcnow
 from .enqueue import begin
@@ -19,10 +19,14 @@ from .news import hint
 from .settle import ended
 from .states import POOL, State, Verb
 from .store import Store
+from .tally import note
 from .transition import Change, apply
 
 #: The error in the history of a job that was waiting in a queue when it was emptied.
 EMPTIED = {"type": "QueueEmptied", "message": "Its queue was emptied.", "traceback": None}
+
+
+_KINDS = ("waiting", "scheduled", "locked", "submitted", "blocked")
 
 
 class Said(t.TypedDict, total=False):
@@ -44,6 +48,7 @@ class Stats:
     :param declared: an undeclared one is known by its jobs alone.
     :param waiting: may be claimed now, or could if the queue were not paused.
     :param scheduled: for later.
+    :param blocked: wait for other jobs, or for others of their ``concurrency_key``.
     :param finished: ``None`` when they were not counted.
     :param oldest_seconds: how long the one that could have been claimed first has been waiting.
     """
@@ -58,13 +63,14 @@ class Stats:
     scheduled: int = 0
     locked: int = 0
     submitted: int = 0
+    blocked: int = 0
     finished: int | None = 0
     oldest_seconds: float | None = None
 
     @property
     def unfinished(self) -> int:
         """The jobs that count against the capacity."""
-        return self.waiting + self.scheduled + self.locked + self.submitted
+        return self.waiting + self.scheduled + self.locked + self.submitted + self.blocked
 
 
 class Queues:
@@ -127,7 +133,8 @@ class Queues:
     def empty(self, name: str, limit: int = 1000, up_to: int = payload.MAX_ID) -> int:
         """Cancel up to ``limit`` of the waiting jobs in a queue, declared or not; return how many.
 
-        Those that are held or submitted stay, and those of a series, which its own end ends.
+        Those that are held or submitted stay, those that wait for other jobs, and those of a
+        series, which its own end ends.
 
         :param up_to: the last id that may be cancelled.
         :raises NotFound: when it is neither declared nor has jobs.
@@ -135,12 +142,22 @@ class Queues:
         store, c = self._store(), self._store().jobs.c
         # The job that holds a series' key is the one that goes on with it.
         alone = sa.or_(c.every.is_(sa.null()), c.unique_key.is_(None))
-        waiting = (c.queue == name, c.state.in_(sorted(POOL)), alone, c.id <= up_to)
+        # A copy waits for its original, and is called off with it.
+        pool = sa.and_(c.state.in_(sorted(POOL)), c.copy_of.is_(None))
+        asked = c.trust.is_not(sa.null())
+        door = sa.and_(c.state == word(State.BLOCKED), sa.or_(c.seated.is_not(None), asked))
+        waiting = (c.queue == name, sa.or_(pool, door), alone, c.id <= up_to)
         chosen = sa.select(c.id).where(*waiting, c.finished_at.is_(None)).order_by(c.id).limit(limit)
         ids = store.execute(chosen).scalars().all()
-        columns = (c.state, c.attempts, utcnow().label("now"))
+        more = (asked.label("asked"), utcnow().label("now"))
+        columns = (c.state, c.attempts, c.batch_id, c.concurrency_key, c.seated, *more)
         rows = store.lock(columns, c.id.in_(ids), still(*waiting)) if ids else ()
-        apply(store, [_emptied(row) for row in rows])
+        for row in rows:
+            trust.cancel(store, row)
+        changes = [_emptied(row) for row in rows]
+        apply(store, changes)
+        note(store, [(row.batch_id, change) for row, change in zip(rows, changes, strict=True)])
+        seats.after(store, changes, {row.id: row for row in rows})
         if not ids:
             self._check_known(store, name)
         return len(rows)
@@ -228,7 +245,8 @@ def _count(store: Store, name: str | None, finished: bool) -> sa.Select[t.Any]:
     later = sa.and_(c.state == word(State.SCHEDULED), c.run_at > now)
     waiting = sa.and_(c.state.in_([word(state) for state in sorted(POOL)]), sa.not_(later))
     kinds = {"waiting": waiting, "scheduled": later, "finished": c.finished_at.is_not(None)}
-    kinds |= {state.value: c.state == word(state) for state in (State.LOCKED, State.SUBMITTED)}
+    others = (State.LOCKED, State.SUBMITTED, State.BLOCKED)
+    kinds |= {state.value: c.state == word(state) for state in others}
     numbers = [sa.func.count(sa.case((holds, 1))).label(kind) for kind, holds in kinds.items()]
     oldest = sa.func.min(sa.case((waiting, c.run_at))).label("oldest")
     select = sa.select(c.queue.label("name"), *numbers, oldest, now.label("now")).group_by(c.queue)
@@ -237,6 +255,6 @@ def _count(store: Store, name: str | None, finished: bool) -> sa.Select[t.Any]:
 
 
 def _counts(row: sa.Row[t.Any], finished: bool) -> dict[str, t.Any]:
-    numbers = {kind: getattr(row, kind) for kind in ("waiting", "scheduled", "locked", "submitted")}
+    numbers = {kind: getattr(row, kind) for kind in _KINDS}
     oldest = None if row.oldest is None else max((row.now - row.oldest).total_seconds(), 0.0)
     return {**numbers, "finished": row.finished if finished else None, "oldest_seconds": oldest}

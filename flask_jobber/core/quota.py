@@ -8,34 +8,39 @@ import sqlalchemy as sa
 
 from ..errors import TooManyClaims
 from . import candidates as find
+from . import lockers
 from .engines import utcnow
+from .lockers import of_login
 from .states import State
 from .store import Store
 
 
-def check_room(store: Store, locker: str) -> int:
+def check_room(store: Store, locker: str, *, new: bool = True) -> int:
     """Return how many more jobs the locker's login may hold; others of that login wait until the end.
 
-    :raises TooManyClaims: when it holds ``MAX_OPEN_CLAIMS``.
+    :param new: whether they would be handed out, and not taken up again.
+    :raises TooManyClaims: when it holds ``MAX_OPEN_CLAIMS``, or has used up a quota of its own.
     """
-    most = store.settings.max_open_claims
-    if most is None:
-        return store.settings.max_claim
+    settings = store.settings
+    quotas = (settings.max_open_claims, settings.first_open_claims, settings.first_daily_claims)
+    if all(quota is None for quota in quotas):
+        return settings.max_claim
     login = locker.partition("/")[0]
     _serialize(store, login)
-    open_claims = store.execute(store.current(_count_held(store, login))).scalar_one()
-    if open_claims >= most:
-        raise TooManyClaims(f"You hold {open_claims} jobs, the most that you may. Deliver or release some.")
-    return t.cast(int, most - open_claims)
-
-
-def of_login(store: Store, login: str) -> sa.ColumnElement[bool]:
-    """Return the condition that a job's locker is a login, on whatever node."""
-    c = store.jobs.c
-    # The first part lets MySQL lock a range of an index; elsewhere texts may have another order.
-    near = c.locked_by.between(f"{login}/", f"{login}0") if store.engine_name == "mysql" else sa.true()
-    on_node = sa.func.substr(c.locked_by, 1, len(login) + 1) == f"{login}/"
-    return sa.or_(c.locked_by == login, sa.and_(near, on_node))
+    limits = lockers.limits(store, login)
+    room = settings.max_claim
+    if limits.open_claims is not None:
+        open_claims = store.execute(store.current(_count_held(store, login))).scalar_one()
+        if open_claims >= limits.open_claims:
+            raise TooManyClaims(
+                f"You hold {open_claims} jobs, the most that you may. Deliver or release some."
+            )
+        room = t.cast(int, limits.open_claims - open_claims)
+    if new and limits.left_today is not None:
+        if limits.left_today <= 0:
+            raise TooManyClaims("You have claimed as many jobs as you may in a day.", limits.seconds_of_today)
+        room = min(room, limits.left_today)
+    return room
 
 
 def _count_held(store: Store, login: str) -> sa.Select[t.Any]:

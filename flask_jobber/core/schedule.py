@@ -16,7 +16,7 @@ from .models import JobMixin
 from .news import hint
 from .payload import check_name
 from .series import HANDED_ON, MOVED, columns_of_the_app, goes_on, key_of, taken_off
-from .states import POOL, State
+from .states import WAITING, State
 from .store import Store
 from .transition import forget
 
@@ -59,7 +59,7 @@ def end(store: Store, name: str) -> bool:
         locked = _lock(store, row)
         if locked is None:
             continue
-        if locked.state in POOL:
+        if locked.state in WAITING:
             cancel(store, row.id, sa.true())
         else:
             _take_off(store, locked)
@@ -131,7 +131,7 @@ def _change(store: Store, row: Row, job: JobMixin) -> bool:
     locked = _lock(store, row)
     if locked is None:
         return False
-    if locked.state not in POOL:
+    if locked.state not in WAITING:
         _take_off(store, locked)
         return False
     c = store.jobs.c

@@ -11,9 +11,9 @@ import typing as t
 
 import sqlalchemy as sa
 
-from . import cadence
+from . import cadence, seats
 from .engines import utcnow
-from .models import JobMixin
+from .models import OURS
 from .news import hint
 from .states import State, Verb
 from .store import Store
@@ -26,7 +26,7 @@ UNNAMED = "~"
 #: What a job hands on to the next one, besides the app's own columns.
 HANDED_ON = (
     "type", "data", "queue", "priority", "max_attempts", "backoff", "lease_for", "only_for", "on_success",
-    "on_failure", "every", "series", "owner_ref",
+    "on_failure", "every", "series", "owner_ref", "concurrency_key",
 )  # fmt: skip
 #: Instants that keep their distance from the slot.
 MOVED = ("expires_at", "only_for_until")
@@ -49,15 +49,23 @@ def goes_on(every: t.Mapping[str, t.Any]) -> bool:
 
 def columns_of_the_app(store: Store) -> list[str]:
     """Return the names of the columns that are not ours."""
-    ours = JobMixin.__annotations__
-    return [column.key for column in store.jobs.c if column.key not in ours and column.computed is None]
+    return [column.key for column in store.jobs.c if column.key not in OURS and column.computed is None]
 
 
 def follow(store: Store, job_id: int) -> None:
     """Make the next job of the series of one that has ended, unless the series was taken off it."""
     c = store.jobs.c
     moved = (c[name] for name in MOVED)
-    columns = (c.state, c.finished_at, c.every, c.series, c.slot, *moved, utcnow().label("now"))
+    columns = (
+        c.state,
+        c.finished_at,
+        c.every,
+        c.series,
+        c.slot,
+        c.concurrency_key,
+        *moved,
+        utcnow().label("now"),
+    )
     chained = sa.select(*columns).where(c.id == job_id, c.every.is_not(sa.null()))
     row = store.execute(store.current(chained)).one_or_none()
     if row is None or not goes_on(row.every):
@@ -71,6 +79,7 @@ def follow(store: Store, job_id: int) -> None:
     next_id = store.execute(following).scalar_one()
     record(store, [Change(Verb.ENQUEUE, next_id, None, State.SCHEDULED, 0)])
     hint(store, ids=(next_id,))
+    seats.enter(store, row.concurrency_key)
 
 
 def _own(row: t.Any, slot: t.Any) -> dict[str, t.Any]:
@@ -78,7 +87,8 @@ def _own(row: t.Any, slot: t.Any) -> dict[str, t.Any]:
     moved = {name: getattr(row, name) + (slot - row.slot) for name in MOVED if getattr(row, name)}
     # As it was given: rejections keep away from one job, not from all that follow.
     not_for = {"not_for": row.every["not_for"]} if "not_for" in row.every else {}
-    begin = {"state": State.SCHEDULED.value, "attempts": 0, "failures": 0}
+    begin: dict[str, t.Any] = {"state": State.SCHEDULED.value, "attempts": 0, "failures": 0, "turn": 0}
+    begin["seated"] = True if row.concurrency_key is not None else None
     return {"slot": slot, "run_at": slot, "unique_key": key_of(row.series), **moved, **not_for, **begin}
 
 

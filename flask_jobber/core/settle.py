@@ -10,9 +10,10 @@ import typing as t
 import sqlalchemy as sa
 
 from ..errors import InvalidResult, JobberError, NotFound, ResultRejected
+from . import batches, trust
+from .candidates import still, word
 from .engines import utcnow
 from .hold import (
-    UNHELD,
     Decision,
     Holder,
     Item,
@@ -27,10 +28,10 @@ from .hold import (
     settle,
 )
 from .payload import canonical, check_error, check_json, check_seconds
-from .process import call_processor, describe, has_say
+from .process import call_processor, check_answer, describe, has_say
 from .states import State, Verb
 from .store import Store, missed
-from .transition import Change, announce_if_heard
+from .transition import UNHELD, Change, announce_if_heard
 
 logger = logging.getLogger("flask_jobber")
 
@@ -56,7 +57,17 @@ def deliver(store: Store, holder: Holder, items: t.Sequence[Delivery]) -> list[O
     untouched = not any(known.takes_results for known in store.types.values())
     done = _deliver_at_once(store, holder, items) if untouched and store.engine_name == "postgresql" else {}
     rest = [item for item in items if (item.job_id, item.attempt) not in done]
-    others = iter(settle(store, holder, rest, _deliver, _repeat) if rest else ())
+    originals = set[int]()
+
+    def decide(store: Store, row: Row, item: Delivery) -> Decision:
+        if row.copy_of is None:
+            return _deliver(store, row, item)
+        originals.add(row.copy_of)
+        return _answer(store, row, item)
+
+    others = iter(settle(store, holder, rest, decide, _repeat) if rest else ())
+    for original in sorted(originals):
+        _agree(store, original)
     return [done[key] if (key := (item.job_id, item.attempt)) in done else next(others) for item in items]
 
 
@@ -74,7 +85,12 @@ def _deliver_at_once(
         {"id": item.job_id, "attempt": item.attempt, "result": item.result, "extras": item.extras}
         for item in said.values()
     ]
-    values = {"items": rows, "locker": holder.locker, "reason": Verb.DELIVER, **holder.scope.values}
+    values = {
+        "items": rows,
+        "ids": [row["id"] for row in rows],
+        "locker": holder.locker,
+        **holder.scope.values,
+    }
     key = ("deliver", store.settings.late_results, holder.scope.key)
     written = store.run(key, lambda: _at_once(store, holder), values).all()
     keys = [(row.job_id, row.attempt) for row in written]
@@ -103,19 +119,25 @@ def _at_once(store: Store, holder: Holder) -> sa.Insert:
     said = items.table_valued(*columns).render_derived(name="said", with_types=True)
     held = held_by(store, missed("locker", c.locked_by.type), holder.scope.template)
     # What has something to follow goes the long way.
-    alone = (c.on_success.is_(None), c.every.is_(sa.null()))
+    plain = (c.on_success, c.batch_id, c.concurrency_key, c.copy_of)
+    alone = (c.every.is_(sa.null()), *(column.is_(None) for column in plain))
     none = sa.literal_column("'null'::json", sa.JSON)
     given = [sa.func.coalesce(said.c.result, none).label("result"), said.c.extras]
     pairs = sa.and_(c.id == said.c.id, c.attempts == said.c.attempt)
-    look = sa.select(c.id, *given).select_from(said.join(store.jobs, pairs)).where(*held, *alone)
+    # By ids alone: of what a locker has held before there are dead rows in its index, until a vacuum. And
+    # by ids that are told apart: how many JSON holds is not known, and a small table would be read whole.
+    these = c.id == sa.any_(missed("ids", sa.ARRAY(sa.BigInteger)))
+    look = (
+        sa.select(c.id, *given).select_from(said.join(store.jobs, pairs)).where(these, still(*held, *alone))
+    )
     mine = look.order_by(c.id).with_for_update(of=store.jobs).cte("mine")
     kept: dict[str, t.Any] = {name: mine.c[name] for name in ("result", "extras")}
-    gone = dict.fromkeys(("locked_until", "lease_seconds", "unique_key"))
+    gone = dict.fromkeys(("locked_until", "lease_seconds", "unique_key"), sa.null())
     write = sa.update(store.jobs).where(c.id == mine.c.id)
-    write = write.values({**kept, **gone, "state": State.SUCCEEDED.value, "finished_at": utcnow()})
+    write = write.values({**kept, **gone, "state": word(State.SUCCEEDED), "finished_at": utcnow()})
     written = write.returning(c.id, c.attempts, c.locked_by).cte("written")
-    states = (sa.literal_column(f"'{state}'", sa.String()) for state in (State.LOCKED, State.SUCCEEDED))
-    row = sa.select(*written.c, *states, missed("reason", h.reason.type), utcnow())
+    words = (word(State.LOCKED), word(State.SUCCEEDED), word(Verb.DELIVER))
+    row = sa.select(*written.c, *words, utcnow())
     names = ["job_id", "attempt", "locker", "from_state", "to_state", "reason", "at"]
     return sa.insert(store.history).from_select(names, row).returning(h.job_id, h.attempt)
 
@@ -130,6 +152,34 @@ def _deliver(store: Store, row: Row, item: Delivery) -> Decision:
     state, values = (State.SUCCEEDED, ended(row.now)) if verdict is None else _again(store, row, 1)
     error = None if verdict is None else describe(verdict)
     return Outcome(item, state), change_of(row, Verb.DELIVER, state, item, kept | values, error)
+
+
+def _answer(store: Store, row: Row, item: Delivery) -> Decision:
+    """Keep the result of a copy, which no processor gets before others agree with it."""
+    verdict = check_answer(store, row, item.result)
+    if isinstance(verdict, InvalidResult):
+        return Outcome(item, error=verdict), None
+    kept = {"result": item.result, "extras": item.extras, "locked_until": None, "lease_seconds": None}
+    values = kept | ended(row.now)
+    return Outcome(item, State.SUCCEEDED), change_of(row, Verb.DELIVER, State.SUCCEEDED, item, values)
+
+
+def _agree(store: Store, original: int) -> None:
+    """Process the result of which enough have agreed, once; what is rejected was agreed all the same."""
+    found = trust.agreed(store, original)
+    if found is None:
+        return
+    row, result, extras = found
+    verdict = _process(store, t.cast(Row, row), result, extras)
+    state, values, error = State.SUCCEEDED, ended(row.now), None
+    if isinstance(verdict, InvalidResult | ResultRejected):
+        state, error = State.FAILED, describe(verdict)
+    elif verdict is not None:
+        state, values = _again(store, t.cast(Row, row), 1)
+        error = describe(verdict)
+    kept = {"result": result, "extras": extras, **values} if state is not State.FAILED else values
+    change = Change(Verb.AGREE, row.id, State.BLOCKED, state, row.attempts, None, error, kept)
+    finish(store, [change], {row.id: row})
 
 
 def _again(store: Store, row: Row, calls: int) -> tuple[State, dict[str, t.Any]]:
@@ -195,8 +245,8 @@ def later(store: Store, row: Row, failures: int, least: float = 0) -> dt.datetim
 
 
 def ended(now: dt.datetime) -> dict[str, t.Any]:
-    """Return what the end of a job writes; its unique_key is free again."""
-    return {"finished_at": now, "unique_key": None}
+    """Return what the end of a job writes; its unique_key and its seat are free again."""
+    return {"finished_at": now, "unique_key": None, "seated": None}
 
 
 def _repeat(store: Store, holder: Holder, item: Delivery) -> Outcome:
@@ -269,9 +319,19 @@ def process_one(store: Store) -> bool:
     row = _next_submitted(store)
     if row is None:
         return False
-    verdict = _process(store, row, row.result, row.extras)
-    finish(store, [_settle_submitted(store, row, verdict)], {row.id: row})
+    # What was never handed out, nor were copies of it, is a batch.
+    is_batch = not row.attempts and not row.asked
+    verdict = _process_batch(store, row) if is_batch else _process(store, row, row.result, row.extras)
+    change = _settle_submitted(store, row, verdict)
+    finish(store, [change], {row.id: row})
+    if change.to_state is State.FAILED and is_batch:
+        batches.after_failure(store, change)
     return True
+
+
+def _process_batch(store: Store, row: Row) -> Exception | None:
+    verdict = batches.process(store, row)
+    return verdict if verdict is None or isinstance(verdict, batches.MembersFailed) else _broken(row, verdict)
 
 
 def _next_submitted(store: Store) -> Row | None:
@@ -279,7 +339,7 @@ def _next_submitted(store: Store) -> Row | None:
     due = (c.state == sa.literal_column(f"'{State.SUBMITTED}'"), c.run_at <= utcnow())
     columns = (
         c.state, c.attempts, c.failures, c.max_attempts, c.backoff, c.not_for, c.locked_by, c.result,
-        c.extras, *followed(store), utcnow().label("now"),
+        c.extras, *followed(store), c.trust.is_not(sa.null()).label("asked"), utcnow().label("now"),
     )  # fmt: skip
     # Another process may have the first; each locks one, whichever is free.
     for job_id in (
@@ -296,11 +356,15 @@ def _settle_submitted(store: Store, row: Row, verdict: Exception | None) -> Chan
     values: dict[str, t.Any] = ended(row.now)
     if verdict is None:
         return Change(Verb.PROCESS, row.id, was, to, row.attempts, row.locked_by, None, values)
+    if isinstance(verdict, ResultRejected) and row.asked:  # nobody holds it, or could do it again alone
+        values |= {"result": sa.null(), "extras": None}
+        return Change(Verb.PROCESS, row.id, was, State.FAILED, row.attempts, None, describe(verdict), values)
     if isinstance(verdict, ResultRejected):
         release = ResultRejected(verdict.reason)
         change = _rejection(store, row, release, Verb.PROCESS, was)
         return dataclasses.replace(change, values=change.values | {"result": sa.null(), "extras": None})
-    to, values = _again(store, row, _calls(store, row) + 1)
+    final = isinstance(verdict, batches.MembersFailed)
+    to, values = (State.FAILED, values) if final else _again(store, row, _calls(store, row) + 1)
     return Change(Verb.PROCESS, row.id, was, to, row.attempts, row.locked_by, describe(verdict), values)
 
 
@@ -311,7 +375,7 @@ def _calls(store: Store, row: Row) -> int:
     broken = sa.select(sa.func.count()).where(
         h.job_id == row.id,
         h.to_state == State.SUBMITTED.value,
-        h.reason != Verb.RETRY.value,
+        h.reason.not_in([Verb.RETRY.value, Verb.UNBLOCK.value]),
         h.attempt == row.attempts,
         h.id > sa.func.coalesce(retried.scalar_subquery(), 0),
     )

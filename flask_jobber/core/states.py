@@ -13,6 +13,8 @@ class State(enum.StrEnum):
     SCHEDULED = "scheduled"
     LOCKED = "locked"
     SUBMITTED = "submitted"
+    #: It waits for other jobs, for a seat of its concurrency key, or for answers; nobody may have it.
+    BLOCKED = "blocked"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -32,6 +34,13 @@ class Verb(enum.StrEnum):
     PROCESS = "process_submitted"
     CANCEL = "cancel"
     RETRY = "retry"
+    REPLACE = "replace"
+    RESCHEDULE = "reschedule"
+    UNBLOCK = "unblock"
+    BLOCK = "block"
+    ADMIT = "admit"
+    AGREE = "agree"
+    REVOKE = "revoke"
 
 
 class Transition(t.NamedTuple):
@@ -45,13 +54,16 @@ class Transition(t.NamedTuple):
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED})
 UNFINISHED = frozenset(State) - TERMINAL
 POOL = frozenset({State.QUEUED, State.SCHEDULED})
+#: In the pool or at its door.
+WAITING = POOL | {State.BLOCKED}
 _ENDED = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
 _HELD = frozenset({State.LOCKED})
+_BLOCKED = frozenset({State.BLOCKED})
 
 TRANSITIONS: t.Mapping[Verb, Transition] = {
     row.verb: row
     for row in (
-        Transition(Verb.ENQUEUE, frozenset(), POOL),
+        Transition(Verb.ENQUEUE, frozenset(), WAITING),
         Transition(Verb.CLAIM, POOL | _HELD, _HELD),
         Transition(
             Verb.DELIVER, _HELD, frozenset({State.SUCCEEDED, State.SUBMITTED, State.SCHEDULED, State.FAILED})
@@ -59,13 +71,24 @@ TRANSITIONS: t.Mapping[Verb, Transition] = {
         Transition(Verb.FAIL, _HELD, frozenset({State.SCHEDULED, State.FAILED, State.CANCELLED})),
         Transition(Verb.RELEASE, _HELD, POOL),
         Transition(Verb.LAPSE, _HELD, frozenset({State.QUEUED, State.FAILED})),
-        Transition(Verb.EXPIRE, POOL | _HELD, frozenset({State.EXPIRED})),
+        Transition(Verb.EXPIRE, WAITING | _HELD, frozenset({State.EXPIRED})),
         Transition(
             Verb.PROCESS,
             frozenset({State.SUBMITTED}),
             frozenset({State.SUCCEEDED, State.SUBMITTED, State.SCHEDULED, State.FAILED}),
         ),
         Transition(Verb.CANCEL, UNFINISHED, frozenset({State.CANCELLED})),
-        Transition(Verb.RETRY, _ENDED, frozenset({State.QUEUED, State.SUBMITTED})),
+        Transition(Verb.RETRY, _ENDED, frozenset({State.QUEUED, State.SUBMITTED, State.BLOCKED})),
+        Transition(Verb.REPLACE, POOL, POOL),
+        Transition(Verb.RESCHEDULE, POOL, POOL),
+        Transition(Verb.UNBLOCK, _BLOCKED, POOL | {State.SUBMITTED, State.CANCELLED}),
+        Transition(Verb.BLOCK, POOL, _BLOCKED),
+        Transition(Verb.ADMIT, _BLOCKED, POOL),
+        Transition(Verb.AGREE, _BLOCKED, frozenset({State.SUCCEEDED, State.SUBMITTED, State.FAILED})),
+        Transition(
+            Verb.REVOKE,
+            frozenset({State.SUCCEEDED, State.SUBMITTED}),
+            frozenset({State.QUEUED, State.BLOCKED, State.CANCELLED}),
+        ),
     )
 }

@@ -15,7 +15,8 @@ from ..hooks import Function, JobType
 from .backoff import Backoff, read_backoff
 from .engines import utcnow
 from .files import Storage
-from .models import AttachmentMixin, HistoryMixin, JobMixin, KeyMixin, QueueMixin
+from .limits import Rules
+from .models import AttachmentMixin, BatchMixin, HistoryMixin, JobMixin, KeyMixin, LockerMixin, QueueMixin
 
 if t.TYPE_CHECKING:
     from .news import Teller
@@ -35,12 +36,15 @@ class Store:
     History: type[HistoryMixin]
     Queue: type[QueueMixin]
     Key: type[KeyMixin]
+    Locker: type[LockerMixin]
     settings: Settings
     types: t.Mapping[str, JobType]
     #: What jobs may name in ``on_success`` and ``on_failure``.
     feedback: t.Mapping[str, Function]
     #: The sender of the signals.
     sender: object
+    #: Names of queues that were not declared when somebody looked; some may be by now.
+    undeclared: set[str]
     #: What :meth:`run` has built.
     statements: dict[t.Hashable, sa.Executable]
     Attachment: type[AttachmentMixin]
@@ -48,6 +52,11 @@ class Store:
     storage: Storage
     #: Tells those who wait for jobs.
     teller: Teller
+    Batch: type[BatchMixin]
+    #: Says that there is something to process now.
+    hurry: t.Callable[[], None]
+    #: What the app says of turns, seats and limits.
+    rules: Rules
 
     @property
     def jobs(self) -> sa.Table:
@@ -70,6 +79,14 @@ class Store:
         return self.Attachment.__table__
 
     @property
+    def batches(self) -> sa.Table:
+        return self.Batch.__table__
+
+    @property
+    def lockers(self) -> sa.Table:
+        return self.Locker.__table__
+
+    @property
     def connection(self) -> sa.Connection:
         return self.session.connection(bind_arguments={"mapper": self.Job})
 
@@ -78,6 +95,14 @@ class Store:
         """``sqlite``, ``postgresql`` or ``mysql`` (MariaDB too)."""
         name = self.session.get_bind(self.Job).dialect.name
         return "mysql" if name == "mariadb" else name
+
+    def identity_of(self, job_id: int) -> t.Any:
+        """Return the key under which the session holds the object of a job."""
+        return self.mapper.identity_key_from_primary_key((job_id,))
+
+    @functools.cached_property
+    def mapper(self) -> sa.orm.Mapper[t.Any]:
+        return t.cast("sa.orm.Mapper[t.Any]", sa.inspect(self.Job))
 
     def execute(self, statement: sa.Executable, values: t.Any = None) -> sa.CursorResult[t.Any]:
         """Execute past the ORM, which would cost as much again as the statement."""
@@ -135,6 +160,17 @@ class Store:
         MySQL's plain reads show the moment at which the transaction began.
         """
         return select.with_for_update(read=True) if self.engine_name == "mysql" else select
+
+    def remembered(self, what: str) -> dict[t.Any, t.Any]:
+        """Return what is noted under a name until the transaction ends, to be added to."""
+        transaction = self.session.get_transaction()
+        if transaction is None:
+            return {}
+        began, known = self.session.info.get(what, (None, {}))
+        if began is not transaction:
+            known = {}
+            self.session.info[what] = (transaction, known)
+        return t.cast(dict[t.Any, t.Any], known)
 
     def backoff(self, type_: str, of_job: t.Any) -> Backoff:
         """Return the back-off of a job: its own, its type's, or the app's."""

@@ -8,10 +8,11 @@ import typing as t
 
 import sqlalchemy as sa
 from blinker import NamedSignal
+from sqlalchemy.orm.attributes import flag_dirty
 
 from .. import signals
 from .engines import utcnow
-from .news import hint
+from .news import Entry, Notification, hint, hint_new
 from .states import TERMINAL, TRANSITIONS, State, Verb
 from .store import Store, missed
 
@@ -21,6 +22,7 @@ _SIGNALS: dict[State, NamedSignal] = {
     State.SUBMITTED: signals.job_submitted,
     State.SCHEDULED: signals.job_rescheduled,
     State.QUEUED: signals.job_rescheduled,
+    State.BLOCKED: signals.job_rescheduled,
     State.FAILED: signals.job_failed,
     State.CANCELLED: signals.job_cancelled,
     State.EXPIRED: signals.job_expired,
@@ -30,8 +32,13 @@ _SIGNALS_OF_VERBS: dict[Verb, NamedSignal] = {
     Verb.ENQUEUE: signals.job_enqueued,
     Verb.RELEASE: signals.job_released,
     Verb.RETRY: signals.job_retried,
+    Verb.REPLACE: signals.job_replaced,
 }
 _ALL_SIGNALS = (*_SIGNALS.values(), *_SIGNALS_OF_VERBS.values())
+#: What leaving the lock clears. Whoever was handed out has had its turn.
+UNHELD: t.Mapping[str, int | None] = dict.fromkeys(
+    ("locked_by", "locked_at", "locked_until", "lease_seconds", "progress", "note", "later_turn")
+) | {"turn": 0}
 _HISTORY = ("job_id", "from_state", "to_state", "attempt", "locker", "reason", "error", "by")
 
 
@@ -100,7 +107,11 @@ def _update(store: Store, columns: tuple[str, ...]) -> sa.Update:
         c.state == missed("of_state", c.state.type),
     )
     values = {name: missed(name, c[name].type) for name in columns}
-    return sa.update(store.jobs).where(*held).values(values | {"state": missed("to", c.state.type)})
+    update = sa.update(store.jobs).where(*held).values(values | {"state": missed("to", c.state.type)})
+    # By an index of states MySQL would lock the jobs of others, who end theirs at the same time.
+    return update.with_hint("FORCE INDEX (PRIMARY)", dialect_name="mysql").with_hint(
+        "FORCE INDEX (PRIMARY)", dialect_name="mariadb"
+    )
 
 
 def _write_and_append(store: Store, columns: tuple[str, ...], change: Change) -> int:
@@ -130,6 +141,66 @@ def record(store: Store, changes: t.Sequence[Change]) -> None:
         announce(store, changes)
 
 
+class Also(t.NamedTuple):
+    """An update of jobs that need not be a statement of its own, see :meth:`.Store.run`."""
+
+    key: str
+    build: t.Callable[[], sa.Update]
+    values: t.Sequence[dict[str, t.Any]]
+
+
+def record_new(
+    store: Store,
+    changes: t.Sequence[Change],
+    entries: t.Sequence[Entry],
+    unless: str | None = None,
+    also: Also | None = None,
+) -> bool:
+    """Do as :func:`record` for jobs that have been inserted, and tell of them.
+
+    :param unless: do nothing for the one job when this queue is declared.
+    :returns: whether it was done.
+    """
+    told = hint_new(store, entries)
+    if told is None and unless is None:
+        record(store, changes)
+        if also is not None:
+            store.run(*also)
+        return True
+    return _record_and_tell(store, changes[0], told, unless, also)
+
+
+def _record_and_tell(
+    store: Store, change: Change, told: Notification | None, unless: str | None, also: Also | None
+) -> bool:
+    """Record one change, tell of it, and do something beside, in one statement."""
+    _check([change])
+    values = _history_row(change) | ({} if told is None else told._asdict())
+    values |= {} if unless is None else {"queue": unless}
+    values |= {} if also is None else also.values[0]
+    key = ("append and tell", unless is not None, told is not None, also and also.key)
+    build = lambda: _insert_and_notify(store, unless is not None, told is not None, also)  # noqa: E731
+    is_done = bool(store.run(key, build, values).all())
+    if is_done:
+        announce(store, [change])
+    return is_done
+
+
+def _insert_and_notify(store: Store, guarded: bool, telling: bool, also: Also | None) -> sa.Executable:
+    h, q = store.history.c, store.queues.c
+    row: dict[str, t.Any] = {name: missed(name, h[name].type) for name in _HISTORY}
+    row["error"] = sa.cast(row["error"], h.error.type)
+    select = sa.select(*row.values(), utcnow())
+    if guarded:
+        select = select.where(~sa.exists().where(q.name == missed("queue", q.name.type)))
+    insert = sa.insert(store.history).from_select([*row, "at"], select).returning(h.id)
+    if not telling:
+        return insert
+    appended = insert.cte("appended")
+    tell = sa.select(sa.func.pg_notify(missed("channel"), missed("text"))).select_from(appended)
+    return tell if also is None else tell.add_cte(also.build().returning(store.jobs.c.id).cte("also"))
+
+
 def _check(changes: t.Iterable[Change]) -> None:
     for change in changes:
         row = TRANSITIONS[change.verb]
@@ -140,10 +211,13 @@ def _check(changes: t.Iterable[Change]) -> None:
 
 def announce_if_heard(store: Store, ids: t.Sequence[int], changes: t.Callable[[], list[Change]]) -> None:
     """Announce what has been written; its changes are made only if somebody hears of them."""
-    if store.session.identity_map or any(signal.receivers for signal in _ALL_SIGNALS):
+    if any(signal.receivers for signal in _ALL_SIGNALS):
         announce(store, changes())
     elif ids:
-        hint(store, changed=tuple(ids))
+        if any(isinstance(one, store.Job) for one in store.session):
+            for job_id in ids:
+                forget(store, job_id)
+        hint(store, changed=tuple(ids), more=store.rules.counts_held)
 
 
 def announce(store: Store, changes: t.Sequence[Change]) -> None:
@@ -168,7 +242,9 @@ def _hint(store: Store, changes: t.Sequence[Change]) -> None:
     if last:
         # Whoever tidies is to hear of those that are to be processed again.
         submitted = any(one.to_state is State.SUBMITTED for one in last.values())
-        hint(store, changed=tuple(last), untidy=submitted)
+        # Where it is counted what is held, the end of one lets others in.
+        left = store.rules.counts_held and any(one.from_state is State.LOCKED for one in changes)
+        hint(store, changed=tuple(last), untidy=submitted, more=left)
 
 
 def _signal(change: Change) -> NamedSignal:
@@ -207,6 +283,8 @@ def _history_row(change: Change) -> dict[str, t.Any]:
 def forget(store: Store, job_id: int) -> None:
     """Let an object of the job that the session holds be read again."""
     session = store.session
-    job = session.identity_map.get(session.identity_key(store.Job, job_id)) if session.identity_map else None
+    job = session.identity_map.get(store.identity_of(job_id)) if session.identity_map else None
     if job is not None:
         session.expire(job)
+        if session.in_nested_transaction():  # who rolls the savepoint back has it read once more
+            flag_dirty(job)

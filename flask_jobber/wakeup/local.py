@@ -16,6 +16,7 @@ class Local:
     """
 
     notice = 0.0
+    channel: str | None = None
 
     def __init__(self, look_every: float | None = None) -> None:
         self.look_every = look_every

@@ -30,20 +30,20 @@ class Postgres:
     notice = 2.0
 
     def __init__(self, engine: sa.Engine, channel: str) -> None:
-        self._engine, self._channel = engine, channel
+        self._engine, self.channel = engine, channel
 
     def tell(self, store: Store, text: str) -> None:
-        store.execute(_notify(self._channel, text))
+        store.execute(_notify(self.channel, text))
 
     def say(self, text: str) -> None:
         with self._engine.begin() as connection:
-            connection.execute(_notify(self._channel, text))
+            connection.execute(_notify(self.channel, text))
 
     def is_watched(self, store: Store) -> bool:
-        return bool(store.execute(_watched(_key(self._channel))).scalar_one())
+        return bool(store.execute(_watched(_key(self.channel))).scalar_one())
 
     def listen(self) -> PostgresEar:
-        return PostgresEar(self._engine, self._channel)
+        return PostgresEar(self._engine, self.channel)
 
 
 def _key(channel: str) -> int:

@@ -47,6 +47,11 @@ class Transport(t.Protocol):
     #: Seconds for which a process that changes jobs goes by what it was told of who watches.
     notice: float
 
+    @property
+    def channel(self) -> str | None:
+        """Return PostgreSQL's, when whatever statement notifies it tells everybody."""
+        ...
+
     def tell(self, store: Store, text: str) -> None:
         """Let everybody hear it when the transaction of ``store``, which is about to be committed, is."""
         ...

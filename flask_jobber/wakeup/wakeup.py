@@ -10,7 +10,7 @@ import threading
 import time
 import typing as t
 
-from ..core.news import News
+from ..core.news import News, Notification
 from ..core.store import Store
 from .lookout import Lookout
 from .room import Room, Waiter
@@ -80,6 +80,11 @@ class Wakeup:
     def tell(self, store: Store, news: News) -> None:
         """Tell everybody when the transaction commits, see :class:`~flask_jobber.core.news.Teller`."""
         self.transport.tell(store, _written(news))
+
+    def notification(self, news: News) -> Notification | None:
+        """Return what tells it, see :class:`~flask_jobber.core.news.Teller`."""
+        channel = self.transport.channel
+        return None if channel is None else Notification(channel, _written(news))
 
     def say(self, news: News) -> None:
         """Tell everybody now; what cannot be told is logged."""

@@ -13,8 +13,8 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..api.problems import document
-from ..core import hold, queries, settle
-from ..core.claim import Claim
+from ..core import hold, queries, rates, settle, trust
+from ..core.claim import Claim, Claims
 from ..core.engines import is_transient
 from ..core.enqueue import begin
 from ..core.hold import Holder, Item, Outcome
@@ -44,6 +44,8 @@ class DatabaseSource:
             _check_pool(jobber)
         self._seat: Seat | None = None
         self._has_room = True
+        #: Seconds until a limit that left jobs out has room.
+        self._room_after: float | None = None
         self._upkeep = Upkeep(app, jobber)
         self.most = self._settings.max_claim
 
@@ -92,12 +94,18 @@ class DatabaseSource:
         self, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish | None
     ) -> Answer:
         with self._transaction():
+            if wish is not None:
+                rates.precede(self._jobber.store(), self._holder.locker)
             told = [*self._settle(settled), *self._beat(beats)]
-            jobs = self._jobs(self._claim(wish))
+            if trust.has_locked(self._jobber.store()):  # who claims others then may wait in a ring
+                self._jobber.db.session.commit()
+            claims = self._claim(wish)
+            jobs = self._jobs(claims)
         if told or jobs:
             self._upkeep.is_wanted = True
         pause = 0.0 if jobs else self._settings.idle_seconds * random.uniform(0.75, 1.25)
-        return Answer(told, jobs, pause)
+        self._room_after = claims.retry_after
+        return Answer(told, jobs, pause if self._room_after is None else self._room_after)
 
     def _look(
         self, seat: Seat, settled: t.Sequence[Settlement], beats: t.Sequence[Beat], wish: Wish
@@ -108,7 +116,9 @@ class DatabaseSource:
             found += answer.jobs
         if not self._has_room:  # no news tells when it has
             seat.leave()
-        return dataclasses.replace(answer, retry_after=math.inf) if seat.is_taken else answer
+        if not seat.is_taken or self._room_after is not None:  # nor when a limit has
+            return answer
+        return dataclasses.replace(answer, retry_after=math.inf)
 
     def listen(self, ring: Ring) -> None:
         if self._seat is None:
@@ -161,9 +171,9 @@ class DatabaseSource:
         outcomes = hold.extend(self._jobber.store(), self._holder, items) if items else []
         return [_told(beat.job, done) for beat, done in zip(beats, outcomes, strict=True)]
 
-    def _claim(self, wish: Wish | None) -> list[Claim]:
+    def _claim(self, wish: Wish | None) -> Claims:
         if wish is None or not wish.types:
-            return []
+            return Claims()
         try:
             claims = self._jobber.claim(
                 self._holder.locker,
@@ -175,7 +185,7 @@ class DatabaseSource:
             )
             self._has_room = True
         except TooManyClaims:  # it has said so before it took any
-            claims, self._has_room = [], False
+            claims, self._has_room = Claims(), False
         return claims
 
     def waiting(self, wish: Wish) -> int | None:

@@ -77,7 +77,7 @@ class HttpSource:
                 id=claim.id, type=claim.type, data=claim.data, queue=claim.queue, priority=claim.priority,
                 attempt=claim.attempt, failures=claim.failures, max_attempts=claim.max_attempts,
                 lease_seconds=claim.lease_seconds, enqueued_at=claim.enqueued_at, node=self._name,
-                has_files=bool(claim.attachments),
+                has_files=bool(claim.attachments) or None,
             ).with_files(HttpFiles(self._client, claim))
             for claim in claims
         ]  # fmt: skip
@@ -239,6 +239,8 @@ def _wired(spec: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         name: value.total_seconds() if isinstance(value, dt.timedelta) else value
         for name, value in spec.items()
     }
+    if "beside" in wired:
+        wired["beside"] = getattr(wired["beside"], "id", wired["beside"])
     if "after" in wired:
         wired["after_seconds"] = wired.pop("after")
     return wired

@@ -83,7 +83,7 @@ class Job:
     @property
     def attachments(self) -> list[str]:
         """The names of the files that it came with, or of which its holder has brought some before."""
-        return self._its_files().names() if self.has_files else []
+        return self._its_files().names() if self.has_files is not None else []
 
     def open(self, name: str) -> t.BinaryIO:
         """Return one of its files, to be read and closed."""

@@ -1,25 +1,56 @@
-"""What a claim costs with a million jobs in its way, against a table that holds nothing else."""
+"""What claims and settlements cost as the tables grow, and with how many rows in their way.
+
+What is compared takes turns, each table in a database of its own.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import time
 
-import sqlalchemy as sa
+from flask import Flask
 
-from .http_pair import insert_jobs, vacuum
+from . import sizes, steady
+from .filled import database, fill, series
+from .rows import insert_jobs
+from .table import Report
+from .verbs import claim_once
 
-CLAIMS = 300
+ROUNDS, CLAIMS = 10, 20
 TARGET = 1.5
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Print a table of medians and ratios."""
-    os.environ["BENCH_URL"] = arguments.url
-    many = f"FROM generate_series(1, {arguments.rows}) AS n"
-    ways = {
+def main(arguments: argparse.Namespace, tables: Report) -> None:
+    """Print tables of medians and ratios; with ``--long`` larger tables, and load for half an hour."""
+    in_the_way(arguments.url, arguments.rows if arguments.long else arguments.rows // 2, tables)
+    with sizes.places(arguments) as places:
+        sizes.compare_all(places, tables, real=arguments.long)
+        if arguments.long:
+            steady.work(places[-1].app, tables, places[-1].rows)
+
+
+def in_the_way(url: str, rows: int, tables: Report) -> None:
+    """Compare claims with as many rows in their way with claims in a table that holds nothing else."""
+    settings = {"rows": rows, "claims": ROUNDS * CLAIMS}
+    title = "one claim + commit on PostgreSQL, rows in the way"
+    table = tables.table(title, "ms", columns=("small", "ratio"), settings=settings)
+    mine = insert_jobs("'queued'", "now()", series=series((ROUNDS + 1) * CLAIMS))
+    ways = statements(rows)
+    with database(url, "small") as small, database(url, "large") as large:
+        fill(small, [mine] * len(ways))
+        for name, statement in ways.items():
+            fill(large, [statement, mine])
+            rounds = [(measure(small), measure(large)) for _ in range(ROUNDS + 1)]
+            alone, among = zip(*rounds[1:], strict=True)  # statements are built in the first
+            ratio = statistics.median(a / b for a, b in zip(among, alone, strict=True))
+            table.add(name, among, small=statistics.median(alone), ratio=ratio)
+            table.check(name, ratio, most=TARGET)
+
+
+def statements(rows: int) -> dict[str, str]:
+    """Return statements that put so many rows in the way of my claims, by name."""
+    many = series(rows)
+    return {
         "waiting, mine": insert_jobs("'queued'", "now()", series=many),
         "finished": insert_jobs("'succeeded'", "now()", series=many),
         "scheduled, higher priority": insert_jobs(
@@ -35,41 +66,9 @@ def main(arguments: argparse.Namespace) -> None:
         "of other users": insert_jobs("'queued'", "now()", series=many, user="2 + n % 1000", priority="1"),
         "of another type": insert_jobs("'queued'", "now()", series=many, type_="'other'", priority="1"),
     }
-    print(
-        f"one claim + commit on PostgreSQL, {arguments.rows} rows in the way, {CLAIMS} claims, milliseconds"
-    )
-    print(f"{'rows':36}{'median':>9}{'small':>9}{'ratio':>8}   target <= {TARGET}")
-    for name, statement in ways.items():
-        small, large = measure(None), measure(statement)
-        print(f"{name:36}{large:9.3f}{small:9.3f}{large / small:8.2f}")
 
 
-def measure(in_the_way: str | None) -> float:
+def measure(app: Flask) -> float:
     """Return the median milliseconds of a claim of one of my jobs."""
-    from . import apps
-
-    with apps.create_app().app_context():
-        apps.db.drop_all()
-        apps.db.create_all()
-        if in_the_way:
-            apps.db.session.execute(sa.text(in_the_way))
-        mine = insert_jobs("'queued'", "now()", series=f"FROM generate_series(1, {CLAIMS + 50}) AS n")
-        apps.db.session.execute(sa.text(mine))
-        apps.db.session.commit()
-        vacuum(apps.db.engine)
-        return statistics.median([claim_once() for _ in range(CLAIMS + 50)][50:]) * 1000
-
-
-def claim_once() -> float:
-    """Return the seconds of one claim by user 1, as its request would make it."""
-    from flask_jobber.core import scope as scopes
-    from flask_jobber.core.candidates import Wanted
-    from flask_jobber.core.claim import claim
-
-    from . import apps
-
-    start = time.perf_counter()
-    wanted = Wanted("user_1", scopes.read(apps.Job.user_id == 1), types=("work",))
-    assert claim(apps.jobber.store(), wanted)
-    apps.db.session.commit()
-    return time.perf_counter() - start
+    with app.app_context():
+        return statistics.median(claim_once() for _ in range(CLAIMS)) * 1000

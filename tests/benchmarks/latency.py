@@ -19,10 +19,12 @@ import typing as t
 import urllib.request
 
 from . import workers
-from .http_pair import wait_for
-from .memory import size
+from .environments import ROOT
 from .peers import PEERS, Peer
+from .proc import size
+from .servers import wait_for
 from .stores import STORES, postgres, redis
+from .table import Report, Table
 
 THEIRS = ("PgQueuer", "Procrastinate", "RQ")
 # The first jobs are not counted: statements are built, connections made.
@@ -32,6 +34,10 @@ SINGLE, RATE, SECONDS = 200, 100, 3
 CROWD = 1000
 # Milliseconds past the fastest of theirs; times our own p95 with one waiter; statements for each job.
 MOST_BEHIND, MOST_TIMES, MOST_STATEMENTS = 20, 5, 4
+# So that as many may wait as are asked to.
+GEVENT = f"-c python:tests.benchmarks.collected -k gevent --worker-connections {2 * CROWD}"
+# The last three are statements for each job.
+COLUMNS = ("p95", "p99", "version", "waiters", "jobs", "to enqueue", "to claim", "statements")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,25 +78,43 @@ STEADY = functools.partial(Load, jobs=RATE * SECONDS, rate=RATE)
 LOADS = (Load(), STEADY(100), STEADY(CROWD), STEADY(CROWD, by=10))
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Print a table, and whether it is as it should be."""
-    report_head()
+def main(arguments: argparse.Namespace, tables: Report) -> None:
+    """Print a table, and whether it is as it should be; and the memory of those that wait."""
+    title = "from commit to receipt; theirs to the start of the job, in a worker beside the store"
+    load = {"load of the machine": round(os.getloadavg()[0], 1)}
+    table = tables.table(title, "ms", columns=COLUMNS, settings=load)
     theirs, ours, sizes = list[Run](), list[Run](), dict[str, float]()
     for peer in PEERS:
-        python = workers.install(peer) if peer.name in THEIRS else ""
-        if python:
-            theirs.append(report(measure_peer(peer, python, arguments.url)))
-    report(measure_peer(PEERS[0], sys.executable, arguments.url))  # a worker of ours, as theirs
+        if peer.name in THEIRS and (run := run_peer(table, peer, arguments.url)):
+            theirs.append(run)
+    run_peer(table, PEERS[0], arguments.url)  # a worker of ours, as theirs
     for name, way in WAYS.items():
         with way(arguments.url) as environment:
             seen, sizes[name] = measure(name, os.environ | environment)
             ours += seen
-    check(theirs, ours)
+        for run in seen:
+            add(table, run)
+    check(table, theirs, ours)
+    memory = tables.table("a server, for each that waits", "KiB", settings={"waiting": CROWD})
     for name, each in sizes.items():
-        print(f"{name}: {each:.0f} KiB of memory for each of {CROWD} that wait")
+        memory.add(name, [each])
 
 
 # -- theirs -----------------------------------------------------------------------------------
+
+
+def run_peer(table: Table, peer: Peer, url: str) -> Run | None:
+    """Add a line for a peer, or say why there is none."""
+    python = workers.install(peer, table.leave_out)
+    if not python:
+        return None
+    try:
+        run = measure_peer(peer, python, url)
+    except (OSError, TimeoutError, subprocess.SubprocessError) as error:
+        table.leave_out(peer.name, error)
+        return None
+    add(table, run, version=peer.version())
+    return run
 
 
 def measure_peer(peer: Peer, python: str, url: str) -> Run:
@@ -99,7 +123,7 @@ def measure_peer(peer: Peer, python: str, url: str) -> Run:
         environment = os.environ | {"BENCH_URL": store, "BENCH_TICKS": path}
         workers.enqueue(peer, python, range(0), environment)
         with workers.work(peer, python, environment):
-            send(python, workers.app(peer), Load(), environment)
+            send(python, peer.app, Load(), environment)
             return Run(peer.name, Load(), took(ticks))
 
 
@@ -107,7 +131,7 @@ def send(python: str, module: str, load: Load, environment: dict[str, str]) -> s
     """Send jobs from a process of their own; return what it says."""
     what = (module, load.jobs, load.by, load.rate)
     command = [python, "-m", "tests.benchmarks.peers.sender", *map(str, what)]
-    run = subprocess.run(command, cwd=workers.ROOT, env=environment, check=True, stdout=subprocess.PIPE)
+    run = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE)
     return run.stdout.decode()
 
 
@@ -142,17 +166,20 @@ WAYS = {"PostgreSQL NOTIFY": by_notify, "Redis, PostgreSQL": by_redis, "SQLite, 
 
 def measure(name: str, environment: dict[str, str]) -> tuple[list[Run], float]:
     """Measure each load, and the KiB that each of the crowd takes."""
-    subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.waited", "create_all"],
-        cwd=workers.ROOT, env=environment, check=True,
-    )  # fmt: skip
+    create_all(environment)
     runs, each = [], 0.0
     for load in LOADS:
         with serve(environment) as server:
-            run, grown = measure_load(name, load, server, environment)
-        runs.append(report(run))
-        each = grown / CROWD if load.waiters == CROWD else each
+            run, more = measure_load(name, load, server, environment)
+        runs.append(run)
+        each = more / CROWD if load.waiters == CROWD else each
     return runs, each
+
+
+def create_all(environment: dict[str, str]) -> None:
+    """Make the tables of the app."""
+    command = [sys.executable, "-m", "tests.benchmarks.waited", "create_all"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
 
 
 class Server(t.NamedTuple):
@@ -167,14 +194,14 @@ class Server(t.NamedTuple):
 
 
 @contextlib.contextmanager
-def serve(environment: dict[str, str]) -> t.Iterator[Server]:
-    """Run the app under gevent."""
+def serve(environment: dict[str, str], how: str = GEVENT) -> t.Iterator[Server]:
+    """Run the app in one process of gunicorn's, with these options."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
-    options = f"-k gevent --worker-connections {2 * CROWD} --log-level error --bind 127.0.0.1:{port}"
+    options = f"{how} --log-level error --bind 127.0.0.1:{port}"
     app = "tests.benchmarks.waited:create_app()"
     command = [sys.executable, "-m", "gunicorn", *options.split(), app]
-    with ended(subprocess.Popen(command, cwd=workers.ROOT, env=environment)) as gunicorn:
+    with ended(subprocess.Popen(command, cwd=ROOT, env=environment)) as gunicorn:
         wait_for(port)
         Server(0, port).see()  # answered by the process that gunicorn starts
         children = pathlib.Path(f"/proc/{gunicorn.pid}/task/{gunicorn.pid}/children")
@@ -192,24 +219,30 @@ def ended(process: subprocess.Popen[bytes]) -> t.Iterator[subprocess.Popen[bytes
 
 def measure_load(name: str, load: Load, server: Server, environment: dict[str, str]) -> tuple[Run, float]:
     """Measure one load, and the KiB by which the server grows when all of them wait."""
-    with workers.noted(2 * load.jobs) as (ticks, path), contextlib.ExitStack() as stack:
+    with workers.noted(2 * load.jobs) as (ticks, path):
         environment = environment | {"BENCH_TICKS": path}
-        server.see()
-        before = size(server.pid)["Pss"]
-        stack.enter_context(crowd(server, load.waiters, environment))
-        grown = 1024 * (size(server.pid)["Pss"] - before)
-        asked = server.see()["statements"]
-        said = send(sys.executable, "tests.benchmarks.waited", load, environment)
-        wait_until(lambda: all(ticks) and server.see()["waiting"] == load.waiters)
-        claims = (server.see()["statements"] - asked) / load.jobs
-        return Run(name, load, took(ticks), (int(said) / load.jobs, claims)), grown
+        with grown(server, load.waiters, environment) as more:
+            asked = server.see()["statements"]
+            said = send(sys.executable, "tests.benchmarks.waited", load, environment)
+            wait_until(lambda: all(ticks) and server.see()["waiting"] == load.waiters)
+            claims = (server.see()["statements"] - asked) / load.jobs
+            return Run(name, load, took(ticks), (int(said) / load.jobs, claims)), more
+
+
+@contextlib.contextmanager
+def grown(server: Server, waiters: int, environment: dict[str, str]) -> t.Iterator[float]:
+    """Let so many clients wait; yield the KiB by which that makes the server grow."""
+    server.see()
+    before = size(server.pid)["Pss"]
+    with crowd(server, waiters, environment):
+        yield 1024 * (size(server.pid)["Pss"] - before)
 
 
 @contextlib.contextmanager
 def crowd(server: Server, waiters: int, environment: dict[str, str]) -> t.Iterator[None]:
     """Let so many clients wait."""
     command = [sys.executable, "-m", "tests.benchmarks.waiters", str(server.port), str(waiters)]
-    clients = subprocess.Popen(command, cwd=workers.ROOT, env=environment)
+    clients = subprocess.Popen(command, cwd=ROOT, env=environment)
     with ended(clients):
         wait_until(lambda: server.see()["waiting"] == waiters)
         yield
@@ -226,34 +259,26 @@ def wait_until(holds: t.Callable[[], bool], seconds: float = 60) -> None:
 # -- the table --------------------------------------------------------------------------------
 
 
-def report_head() -> None:
-    print("from commit to receipt, ms; theirs to the start of the job, in a worker beside the store")
-    print(f"load of the machine: {os.getloadavg()[0]:.1f}")
-    head = f"{'':20}{'waiters':>8}  {'jobs':14}{'p50':>8}{'p95':>8}{'p99':>8}"
-    print(f"{head}   statements: enqueue, wait, all", flush=True)
+def add(table: Table, run: Run, version: str | None = None) -> None:
+    """Add a line."""
+    sent, claimed = run.asked or (None, None)
+    table.add(
+        run.name, run.took, p95=run.percentile(95), p99=run.percentile(99), version=version,
+        waiters=run.load.waiters, jobs=str(run.load), to_enqueue=sent, to_claim=claimed,
+        statements=run.asked and sum(run.asked),
+    )  # fmt: skip
 
 
-def report(run: Run) -> Run:
-    """Print a line of the table."""
-    figures = "".join(f"{run.percentile(part):8.1f}" for part in (50, 95, 99))
-    asked = [*run.asked, sum(run.asked)] if run.asked else []
-    told = "".join(f"{each:8.2f}" for each in asked)
-    print(f"{run.name:20}{run.load.waiters:8}  {run.load!s:14}{figures}{'':12}{told}".rstrip(), flush=True)
-    return run
-
-
-def check(theirs: t.Sequence[Run], ours: t.Sequence[Run]) -> None:
-    """Print which targets hold."""
+def check(table: Table, theirs: t.Sequence[Run], ours: t.Sequence[Run]) -> None:
+    """Say which targets are reached."""
     alone = {run.name: run.percentile(95) for run in ours if run.load == Load()}
     fastest = min((run.percentile(95) for run in theirs), default=0.0)
     for name, seen in alone.items():
-        tell(f"{name}: p95 of one waiter past the fastest of theirs, ms", seen - fastest, MOST_BEHIND)
+        table.check(
+            f"{name}: p95 of one waiter past the fastest of theirs, ms", seen - fastest, most=MOST_BEHIND
+        )
     for run in ours:
         if run.load.waiters == CROWD and run.asked is not None:
-            times = run.percentile(95) / alone[run.name]
-            tell(f"{run.name}, {run.load}: p95 as a multiple of one waiter's", times, MOST_TIMES)
-            tell(f"{run.name}, {run.load}: statements for each job", sum(run.asked), MOST_STATEMENTS)
-
-
-def tell(what: str, seen: float, most: float) -> None:
-    print(f"{what}: {seen:.2f}, {'under' if seen < most else 'NOT under'} {most}")
+            times, what = run.percentile(95) / alone[run.name], f"{run.name}, {run.load}"
+            table.check(f"{what}: p95 as a multiple of one waiter's", times, most=MOST_TIMES)
+            table.check(f"{what}: statements for each job", sum(run.asked), most=MOST_STATEMENTS)

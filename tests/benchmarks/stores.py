@@ -10,14 +10,15 @@ import typing as t
 
 import sqlalchemy as sa
 
-from .http_pair import wait_for
+from . import cpu
+from .servers import wait_for
 
 
 @contextlib.contextmanager
-def postgres(url: str) -> t.Iterator[str]:
-    """Make a database beside the given one."""
+def postgres(url: str, name: str = "worker") -> t.Iterator[str]:
+    """Make a database beside the given one, whose name ends in the one given."""
     given = sa.make_url(url)
-    name = f"{given.database}_worker"
+    name = f"{given.database}_{name}"
     with sa.create_engine(given, isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
@@ -47,3 +48,5 @@ def redis(_: str) -> t.Iterator[str]:
 
 
 STORES = {"postgres": postgres, "redis": redis}
+#: How their processes are called.
+PROGRAMS = {"postgres": cpu.POSTGRES, "redis": "redis-server"}

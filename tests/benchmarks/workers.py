@@ -4,97 +4,133 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import mmap
 import os
-import pathlib
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import typing as t
-import venv
 
 import sqlalchemy as sa
 
-from .http_pair import vacuum
+from . import cpu
+from .environments import ROOT
 from .peers import PEERS, Peer
-from .stores import STORES
+from .rows import vacuum
+from .stores import PROGRAMS, STORES
+from .table import Line, Report, Table, ratio
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 # Seconds for a worker to do all of its jobs.
 PATIENCE = 120
-# Ours, as a multiple of theirs.
-TARGETS = {"Celery": 2, "RQ": 2, "Procrastinate": 2, "PgQueuer": 1}
+# So many jobs are enqueued one by one.
+SINGLES = 200
+# Jobs a second of ours, as a multiple of theirs.
+TARGET = 1
+# Against PgQueuer's by 100 stands ours by 200.
+OURS, OURS_WIDE = "flask_jobber", "flask_jobber, 200"
+BEHIND = {
+    **dict.fromkeys(("Celery", "RQ", "Dramatiq", "Huey", "arq", "SAQ", "taskiq"), OURS),
+    **dict.fromkeys(("Procrastinate", "Chancy", "pg-boss"), OURS),
+    "PgQueuer, 100": OURS_WIDE,
+}
+COLUMNS = ("bulk/s", "singly/s", "worker ms", "store ms", "ours by 10", "ours by 200", "version")
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Print a table of medians and spreads."""
-    pythons = {peer: install(peer) for peer in PEERS}
-    rates: dict[Peer, list[float]] = {peer: [] for peer, python in pythons.items() if python}
-    for _ in range(arguments.rounds):
-        for peer in list(rates):
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What one round saw of a peer: jobs a second; milliseconds of processor time for each job.
+
+    :param many: enqueued as is recommended for many; ``alone``: one by one.
+    """
+
+    executed: float
+    many: float
+    alone: float
+    worker: float
+    store: float
+
+
+def main(arguments: argparse.Namespace, tables: Report) -> None:
+    """Print a table of medians, spreads and ratios."""
+    table = tables.table(
+        "jobs that do nothing: executed by one worker process, enqueued in bulk and singly; ours / theirs",
+        "jobs/s",
+        columns=COLUMNS,
+        settings={"jobs": arguments.jobs, "singly": SINGLES, "rounds": arguments.worker_rounds},
+    )
+    programs = {peer: program for peer in PEERS if (program := install(peer, table.leave_out))}
+    seen: dict[Peer, list[Seen]] = {peer: [] for peer in programs}
+    measure(
+        PEERS[0], programs[PEERS[0]], arguments
+    )  # nobody's first run reads files that the next finds read
+    for _ in range(arguments.worker_rounds):
+        for peer in list(seen):
             try:
-                rates[peer].append(measure(peer, pythons[peer], arguments))
+                seen[peer].append(measure(peer, programs[peer], arguments))
             except (OSError, TimeoutError, subprocess.SubprocessError) as error:
-                print(f"{peer.name} is left out: {error}")
-                del rates[peer]
-    report(rates, pythons, arguments)
+                table.leave_out(peer.name, error)
+                del seen[peer]
+    report(seen, table)
 
 
-# -- environments of their own ----------------------------------------------------------------
-
-
-def install(peer: Peer) -> str:
-    """Return the Python that has it, or nothing when it cannot be installed."""
-    if not peer.requires:
-        return sys.executable
-    home = ROOT / ".venv-peers" / peer.module
-    python = str(home / "bin" / "python")
+def install(peer: Peer, leave_out: t.Callable[[str, object], None] = print) -> str:
+    """Return the program that runs it, or nothing when it cannot be installed."""
     try:
-        if not version(peer, python):
-            venv.create(home, with_pip=True, clear=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *peer.requires.split()], check=True)
+        return peer.install()
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"{peer.name} is left out: {error}")
+        leave_out(peer.name, error)
         return ""
-    return python
-
-
-def version(peer: Peer, python: str) -> str:
-    """Return the version that is installed, or nothing."""
-    name = peer.requires.partition("[")[0] or "flask_jobber"
-    look = f"from importlib.metadata import version; print(version({name!r}))"
-    with contextlib.suppress(OSError):
-        return subprocess.run([python, "-c", look], capture_output=True, text=True).stdout.strip()
-    return ""
 
 
 # -- one run ----------------------------------------------------------------------------------
 
 
-def measure(peer: Peer, python: str, arguments: argparse.Namespace) -> float:
-    """Return jobs a second, from the first's execution to the last's."""
-    jobs = int(arguments.jobs * peer.part)
-    with STORES[peer.store](arguments.url) as url, noted(jobs) as (ticks, path):
+def measure(peer: Peer, program: str, arguments: argparse.Namespace) -> Seen:
+    """Enqueue jobs, and see how they are executed, from the first on."""
+    with STORES[peer.store](arguments.url) as url, noted(arguments.jobs) as (ticks, path):
         environment = os.environ | {"BENCH_URL": url, "BENCH_TICKS": path}
-        enqueue(peer, python, range(jobs), environment)
+        singles = min(SINGLES, arguments.jobs // 2)
+        alone, many = enqueue(peer, program, range(arguments.jobs), environment, singles)
         if peer.store == "postgres":  # with statistics no plan is a guess
             engine = sa.make_url(url).set(drivername="postgresql+psycopg")
             vacuum(sa.create_engine(engine, poolclass=sa.NullPool))
-        with work(peer, python, environment) as worker:
-            wait_until_done(worker, ticks)
-        return (jobs - 1) / (max(ticks) - min(ticks))
+        with work(peer, program, environment) as worker:
+            wanted = min(arguments.jobs, peer.most or arguments.jobs)
+            executed, spent = follow(peer, worker, ticks, wanted)
+    rates = executed, (arguments.jobs - singles) / many, singles / alone
+    return Seen(*rates, spent["worker_ms"], spent["store_ms"])
 
 
-def enqueue(peer: Peer, python: str, numbers: range, environment: dict[str, str]) -> None:
-    code = f"from {app(peer)} import enqueue; enqueue({numbers})"
-    subprocess.run([python, "-c", code], cwd=ROOT, env=environment, check=True)
+def follow(
+    peer: Peer, worker: subprocess.Popen[bytes], ticks: memoryview, wanted: int
+) -> tuple[float, dict[str, float]]:
+    """Return jobs a second from the first to the last that is wanted, and what each cost."""
+    wait_until_done(worker, ticks, 1)
+    begun = count(ticks)
+    whose = {
+        "worker": lambda: cpu.family(worker.pid),
+        "store": lambda: cpu.named(PROGRAMS[peer.store]),
+    }
+    with cpu.spent(**whose) as spent:
+        wait_until_done(worker, ticks, wanted)
+        ended = count(ticks)
+    instants = sorted(filter(None, ticks))[:wanted]
+    return (wanted - 1) / (instants[-1] - instants[0]), spent.per_job(ended - begun)
 
 
-def app(peer: Peer) -> str:
-    return f"tests.benchmarks.peers.{peer.module}"
+def enqueue(
+    peer: Peer, program: str, numbers: range, environment: dict[str, str], singles: int = 0
+) -> tuple[float, float]:
+    """Return the seconds it took, of those one by one and of the others."""
+    command = [program, *peer.fill(numbers.start, numbers.stop, singles)]
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment | peer.environment(), check=True, stdout=subprocess.PIPE
+    )
+    alone, many = map(float, run.stdout.split())
+    return alone, many
 
 
 @contextlib.contextmanager
@@ -106,52 +142,62 @@ def noted(jobs: int) -> t.Iterator[tuple[memoryview, str]]:
 
 
 @contextlib.contextmanager
-def work(peer: Peer, python: str, environment: dict[str, str]) -> t.Iterator[subprocess.Popen[bytes]]:
-    """Run its worker, with what it starts."""
-    command = [python, "-m", *peer.command.format(app=app(peer), url=environment["BENCH_URL"]).split()]
+def work(peer: Peer, program: str, environment: dict[str, str]) -> t.Iterator[subprocess.Popen[bytes]]:
+    """Run its worker, with what it starts; it is ended at once."""
+    command = [program, *peer.work(environment["BENCH_URL"])]
     quiet = subprocess.DEVNULL
     worker = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment | peer.environment(),
+        stdout=quiet,
+        stderr=quiet,
+        start_new_session=True,
     )
     try:
         yield worker
     finally:
         with contextlib.suppress(ProcessLookupError):
-            worker.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(10)
             os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
 
 
-def wait_until_done(worker: subprocess.Popen[bytes], ticks: memoryview, seconds: float = PATIENCE) -> None:
-    """Wait until every job was executed."""
+def count(ticks: memoryview) -> int:
+    return len(ticks) - ticks.tolist().count(0)
+
+
+def wait_until_done(
+    worker: subprocess.Popen[bytes], ticks: memoryview, wanted: int | None = None, seconds: float = PATIENCE
+) -> None:
+    """Wait until so many jobs were executed, or all."""
     deadline = time.monotonic() + seconds
-    while not all(ticks):
+    while count(ticks) < (len(ticks) if wanted is None else wanted):
         if worker.poll() is not None:
             raise ChildProcessError(f"its worker ended with code {worker.returncode}")
         if time.monotonic() > deadline:
             raise TimeoutError(f"it has not done its jobs within {seconds} s")
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 # -- the table --------------------------------------------------------------------------------
 
 
-def report(rates: dict[Peer, list[float]], pythons: dict[Peer, str], arguments: argparse.Namespace) -> None:
-    ours = {peer.name: seen for peer, seen in rates.items() if not peer.requires}
-    print(f"{arguments.jobs} jobs that do nothing, one worker process, {arguments.rounds} rounds")
-    print("as multiples of theirs: by 10, what our default does; async, a coroutine function by 200")
-    names = ("jobs/s", "min", "max", "by 10", "async", "target")
-    print(f"{'queue':20}{'version':10}{''.join(f'{name:>8}' for name in names)}  python -m")
-    for peer, seen in rates.items():
-        mine = ours["flask_jobber"], ours["flask_jobber, async"]
-        ratios = [statistics.median(a / b for a, b in zip(one, seen, strict=True)) for one in mine]
-        target = f">= {TARGETS[peer.name]}" if peer.name in TARGETS else ""
-        name, part = (
-            f"{peer.name:20}{version(peer, pythons[peer]):10}",
-            f"  {int(arguments.jobs * peer.part)}",
-        )
-        figures = f"{statistics.median(seen):8.0f}{min(seen):8.0f}{max(seen):8.0f}"
-        figures += f"{ratios[0]:8.2f}{ratios[1]:8.2f}{target:>8}"
-        print(f"{name}{figures}  {peer.command.format(app='…', url='…')}{part if peer.part != 1 else ''}")
+def report(seen: dict[Peer, list[Seen]], table: Table) -> None:
+    by_name = {peer.name: [each.executed for each in rounds] for peer, rounds in seen.items()}
+    ours, wide = (Line(name, by_name[name], {}) for name in (OURS, OURS_WIDE))
+    for peer, rounds in seen.items():
+        line = Line(peer.name, by_name[peer.name], {})
+        times = {"ours by 10": ratio(ours, line), "ours by 200": ratio(wide, line)}
+        table.add(peer.name, line.seen, **figures(rounds), **times, version=peer.version())
+    for name, mine in BEHIND.items():
+        if name in by_name:
+            times_theirs = ratio(Line(mine, by_name[mine], {}), Line(name, by_name[name], {}))
+            table.check(f"{mine} as a multiple of {name}", times_theirs, least=TARGET)
+
+
+def figures(rounds: t.Sequence[Seen]) -> dict[str, float]:
+    """Return the columns that are medians of all rounds."""
+    fields = dict(zip(COLUMNS, ("many", "alone", "worker", "store"), strict=False))
+    return {
+        column: statistics.median(getattr(each, field) for each in rounds) for column, field in fields.items()
+    }

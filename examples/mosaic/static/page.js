@@ -18,23 +18,24 @@ const cells = Array.from({ length: columns * rows }, () => {
   return cell;
 });
 
-function show({ painted, held }) {
+let finished = false;
+
+function show({ painted, held, ...batch }) {
+  finished = batch.finished;
   const painters = summarize(painted);
   for (const cell of cells) cell.classList.remove("held");
-  for (const place of held) mark(place, painters).classList.add("held");
-  for (const place of painted) fill(mark(place, painters), place);
+  for (const place of held) cellAt(place).classList.add("held");
+  for (const place of painted) fill(place, painters);
   list(painters);
-  count(painted, painters);
+  count(batch);
 }
 
-function mark([column, row, painter], painters) {
-  const cell = cells[row * columns + column];
+const cellAt = ([column, row]) => cells[row * columns + column];
+
+function fill([column, row, painter], painters) {
+  const cell = cellAt([column, row]);
   cell.dataset.painter = painter;
-  cell.style.setProperty("--hue", painters.get(painter)?.hue ?? 0);
-  return cell;
-}
-
-function fill(cell, [column, row]) {
+  cell.style.setProperty("--hue", painters.get(painter).hue);
   if (cell.firstChild) return;
   const tile = new Image();
   tile.src = `${url}/${column}-${row}.png`;
@@ -48,7 +49,6 @@ function fill(cell, [column, row]) {
 function summarize(painted) {
   const tiles = painted.toSorted(([, , , age], [, , , other]) => other - age);
   const [eldest, youngest] = [tiles.at(0)?.[3], tiles.at(-1)?.[3]];
-  const finished = tiles.length === cells.length;
   const seconds = Math.max(1, finished ? eldest - youngest : Math.min(eldest, RECENT_SECONDS));
   const painters = new Map();
   for (const [, , name, age] of tiles) {
@@ -60,11 +60,11 @@ function summarize(painted) {
   return painters;
 }
 
-function count(painted, painters) {
-  const speed = [...painters.values()].reduce((sum, painter) => sum + painter.speed, 0);
-  $("tiles").textContent = `${painted.length} / ${cells.length}`;
-  $("speed").textContent = speed.toFixed(1);
-  $("bar").value = painted.length;
+function count({ done, rate }) {
+  $("tiles").textContent = `${done} / ${cells.length}`;
+  $("speed").textContent = (rate ?? 0).toFixed(1);
+  $("bar").value = done;
+  $("download").hidden = !finished;
 }
 
 function list(painters) {
@@ -135,7 +135,7 @@ function hire() {
 $("paint").onclick = () => paint($("paint").ariaPressed !== "true");
 if (sessionStorage.getItem("painting")) paint(true);
 
-// The picture, whenever one of its tiles is handed out or painted
+// The picture, whenever one of its tiles is handed out to this user or painted, and when all are stitched
 
 let stale = true;
 let looking = false;
@@ -165,5 +165,5 @@ async function fetchProgress() {
 const hearing = new Jobber({ url: "/jobber" });
 hearing.addEventListener("unauthorized", () => location.assign("/"));
 hearing.addEventListener("error", look);
-hearing.events({ type: "tile" }, look);
+hearing.events({}, look);
 look();

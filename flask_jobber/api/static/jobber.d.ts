@@ -94,7 +94,8 @@ export interface SeenJob<Data = any, Result = any> {
   readonly queue: string;
   readonly priority: number;
   readonly state:
-    | "queued" | "scheduled" | "locked" | "submitted" | "succeeded" | "failed" | "cancelled" | "expired";
+    | "queued" | "scheduled" | "locked" | "submitted" | "blocked"
+    | "succeeded" | "failed" | "cancelled" | "expired";
   readonly attempt: number;
   readonly failures: number;
   readonly max_attempts: number;
@@ -109,8 +110,33 @@ export interface SeenJob<Data = any, Result = any> {
   readonly finished_at: string | null;
   readonly series: string | null;
   readonly owner: string | null;
+  /** The id of the batch, or the job, that waits for its end. */
+  readonly batch: number | null;
   readonly href: string;
   readonly attachments: Attachment[];
+}
+
+/** How far a batch is. */
+export interface Batch<Data = any> {
+  readonly id: number;
+  readonly type: string;
+  readonly state: SeenJob["state"];
+  readonly data: Data;
+  readonly owner: string | null;
+  /** Its members; of them `done` succeeded, `failed` failed or expired, `running` are held, `left` have not ended. */
+  readonly total: number;
+  readonly done: number;
+  readonly failed: number;
+  readonly cancelled: number;
+  readonly running: number;
+  readonly left: number;
+  /** Ends a second. */
+  readonly rate: number | null;
+  /** Until all have ended, at this rate. */
+  readonly seconds_left: number | null;
+  readonly enqueued_at: string;
+  readonly finished_at: string | null;
+  readonly href: string;
 }
 
 /** Which jobs to hear of; all that the visitor may see otherwise. */
@@ -205,6 +231,8 @@ export class Jobber extends EventTarget {
   attach(job: Job, name: string, blob: Blob, signal?: AbortSignal): Promise<Attachment>;
   /** Get a file of a job, to be read as a stream or by `blob()`; throws a `Refusal`. */
   fetchAttachment(job: Job, name: string, signal?: AbortSignal): Promise<Response>;
+  /** Ask how far a batch is; throws a `Refusal`. */
+  batch(id: number, signal?: AbortSignal): Promise<Batch>;
   addEventListener<Name extends keyof JobberEvents>(
     name: Name,
     listener: (event: JobberEvents[Name]) => void,

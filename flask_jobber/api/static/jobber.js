@@ -139,6 +139,10 @@ export class Jobber extends EventTarget {
     return this.#server.get(fileUrl(job, name), signal);
   }
 
+  batch(id, signal) {
+    return this.#server.send("GET", `batches/${id}`, undefined, signal);
+  }
+
   async #live(run) {
     await this.#resume(run.signal);
     await this.#claimJobs(run.signal);

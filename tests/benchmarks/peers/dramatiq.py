@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+import typing as t
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
@@ -13,6 +16,11 @@ dramatiq.set_broker(RedisBroker(url=os.environ["BENCH_URL"]))
 work = dramatiq.actor(tick)
 
 
-def enqueue(numbers: range) -> None:
-    for number in numbers:
-        work.send(number)
+@contextlib.contextmanager
+def sending() -> t.Iterator[t.Callable[[range], float]]:
+    def send(numbers: range) -> float:
+        for number in numbers:
+            work.send(number)
+        return time.monotonic()
+
+    yield send

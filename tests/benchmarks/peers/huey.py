@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+import typing as t
 
 from huey import RedisHuey
 
@@ -12,6 +15,11 @@ huey = RedisHuey("bench", url=os.environ["BENCH_URL"])
 work = huey.task()(tick)
 
 
-def enqueue(numbers: range) -> None:
-    for number in numbers:
-        work(number)
+@contextlib.contextmanager
+def sending() -> t.Iterator[t.Callable[[range], float]]:
+    def send(numbers: range) -> float:
+        for number in numbers:
+            work(number)
+        return time.monotonic()
+
+    yield send

@@ -28,18 +28,18 @@ def work(job: t.Any) -> None:
     tick(job.data)
 
 
-def enqueue(numbers: range, type: str = "work") -> None:
+def set_up() -> None:
     with app.app_context():
         db.create_all()
-        jobber.enqueue_many({"type": type, "data": number} for number in numbers)
-        db.session.commit()
 
 
 @contextlib.contextmanager
-def sending() -> t.Iterator[t.Callable[[range], float]]:
+def sending(type: str = "work") -> t.Iterator[t.Callable[[range], float]]:
     def send(numbers: range) -> float:
-        for number in numbers:
-            jobber.enqueue("work", number)
+        if len(numbers) == 1:
+            jobber.enqueue(type, numbers[0])
+        else:
+            jobber.enqueue_many({"type": type, "data": number} for number in numbers)
         db.session.commit()
         return time.monotonic()
 

@@ -6,12 +6,12 @@ import functools
 import typing as t
 
 from . import jobber
-from .jobber import app
+from .jobber import app, set_up
 from .ticks import tick
 
-__all__ = ["app", "enqueue"]
+__all__ = ["app", "sending", "set_up"]
 
-enqueue = functools.partial(jobber.enqueue, type="looped")
+sending = functools.partial(jobber.sending, type="looped")
 
 
 @jobber.jobber.handlers("looped")

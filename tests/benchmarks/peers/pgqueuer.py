@@ -16,7 +16,7 @@ from .ticks import tick
 
 @contextlib.asynccontextmanager
 async def main() -> t.AsyncIterator[PgQueuer]:
-    queuer = PgQueuer.from_asyncpg_connection(await asyncpg.connect(os.environ["BENCH_URL"]))
+    queuer = PgQueuer.from_asyncpg_connection(await connect())
 
     @queuer.entrypoint("work")
     async def work(job: t.Any) -> None:
@@ -25,31 +25,29 @@ async def main() -> t.AsyncIterator[PgQueuer]:
     yield queuer
 
 
-def enqueue(numbers: range) -> None:
-    asyncio.run(_enqueue(numbers))
+async def connect() -> t.Any:
+    return await asyncpg.connect(os.environ["BENCH_URL"])
 
 
-async def _enqueue(numbers: range) -> None:
-    queries = Queries.from_asyncpg_connection(await asyncpg.connect(os.environ["BENCH_URL"]))
-    await queries.install()
-    count = len(numbers)
-    await queries.enqueue(["work"] * count, [b"%d" % number for number in numbers], [0] * count)
+def set_up() -> None:
+    asyncio.run(_install())
+
+
+async def _install() -> None:
+    await Queries.from_asyncpg_connection(await connect()).install()
 
 
 @contextlib.contextmanager
 def sending() -> t.Iterator[t.Callable[[range], float]]:
     with asyncio.Runner() as runner:
-        connection = runner.run(_connect())
+        connection = runner.run(connect())
         queries = Queries.from_asyncpg_connection(connection)
 
         def send(numbers: range) -> float:
-            for number in numbers:
-                runner.run(queries.enqueue("work", b"%d" % number, 0))
+            count = len(numbers)
+            payloads = [b"%d" % number for number in numbers]
+            runner.run(queries.enqueue(["work"] * count, payloads, [0] * count))
             return time.monotonic()
 
         yield send
         runner.run(connection.close())
-
-
-async def _connect() -> t.Any:
-    return await asyncpg.connect(os.environ["BENCH_URL"])

@@ -19,17 +19,18 @@ async def work(number: int) -> None:
     tick(number)
 
 
-def enqueue(numbers: range) -> None:
+def set_up() -> None:
     with app.open():
         app.schema_manager.apply_schema()
-        work.batch_defer(*({"number": number} for number in numbers))
 
 
 @contextlib.contextmanager
 def sending() -> t.Iterator[t.Callable[[range], float]]:
     def send(numbers: range) -> float:
-        for number in numbers:
-            work.defer(number=number)
+        if len(numbers) == 1:
+            work.defer(number=numbers[0])
+        else:
+            work.batch_defer(*({"number": number} for number in numbers))
         return time.monotonic()
 
     with app.open():

@@ -10,11 +10,7 @@ import typing as t
 from redis import Redis
 from rq import Queue
 
-
-def enqueue(numbers: range) -> None:
-    queue = Queue(connection=Redis.from_url(os.environ["BENCH_URL"]))
-    work = f"{__package__}.ticks.tick"
-    queue.enqueue_many([Queue.prepare_data(work, (number,), result_ttl=0) for number in numbers])
+WORK = f"{__package__}.ticks.tick"
 
 
 @contextlib.contextmanager
@@ -22,8 +18,10 @@ def sending() -> t.Iterator[t.Callable[[range], float]]:
     queue = Queue(connection=Redis.from_url(os.environ["BENCH_URL"]))
 
     def send(numbers: range) -> float:
-        for number in numbers:
-            queue.enqueue(f"{__package__}.ticks.tick", number, result_ttl=0)
+        if len(numbers) == 1:
+            queue.enqueue(WORK, numbers[0], result_ttl=0)
+        else:
+            queue.enqueue_many([Queue.prepare_data(WORK, (number,), result_ttl=0) for number in numbers])
         return time.monotonic()
 
     yield send

@@ -1,7 +1,8 @@
 """Sends jobs, and notes when each was committed: in the second half of the file of ticks.
 
 Run as ``python -m tests.benchmarks.peers.sender MODULE JOBS BY RATE`` in a process of its own.
-The module has ``sending()``, in which its ``send(numbers)`` returns the instant of the commit.
+The module has ``sending()``, in which its ``send(numbers)`` returns the instant of the commit: of one job by
+itself, or of many as the queue's documentation recommends.
 """
 
 from __future__ import annotations
