@@ -590,6 +590,27 @@ def test_a_copied_tab_does_not_resume(site: Site, tab: Tab) -> None:
     site.wait(job_id, state="succeeded", attempts=1)
 
 
+STOPPED = """() => {
+  const request = navigator.locks.request;
+  navigator.locks.request = async () => {
+    navigator.locks.request = request;
+    throw new Error("The provided callback is no longer runnable");
+  };
+}"""
+
+
+def test_a_tab_that_was_stopped_keeps_its_jobs(site: Site, tab: Tab) -> None:
+    """Chromium takes a lock back that it grants while a dialog, or a window that opens, stops the page."""
+    job_id = site.enqueue("hold")
+    tab.page.evaluate(STOPPED)
+
+    tab.start(types=["hold"]).wait("claimed")
+
+    names = "navigator.locks.query().then(({ held }) => held.map(({ name }) => name))"
+    lock = f"jobber {site.url}/jobber/jobs/{job_id}/attempts/1"
+    until(lambda: lock in tab.page.evaluate(names), "its lock", lambda: tab.page.evaluate(names))
+
+
 def test_two_clients_of_a_page_keep_their_own_jobs(site: Site, tab: Tab) -> None:
     """A second client of the same page takes nothing for left that the first one holds."""
     job_id = site.enqueue("hold")

@@ -666,7 +666,10 @@ function lockAlone(url, signal) {
   if (!locks) return Promise.resolve(() => {});
   return new Promise((resolve) => {
     const held = () => new Promise((unlock) => resolve(unlock));
-    locks.request(`jobber ${url}`, { signal }, held).catch(() => resolve(null));
+    const ask = () => locks.request(`jobber ${url}`, { signal }, held).catch(meet);
+    // Chromium takes a lock back that it grants while alert() or open() stops the page: an Error of no other kind.
+    const meet = (error) => (error instanceof DOMException ? resolve(null) : ask());
+    ask();
   });
 }
 
