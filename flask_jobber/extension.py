@@ -25,6 +25,7 @@ from .core import claim as claim_verbs
 from .core import expire as expire_verbs
 from .core import hold, payload, settle
 from .core import prune as prune_verbs
+from .core.at_once import Delivery
 from .core.backoff import Backoff, read_backoff
 from .core.candidates import Wanted
 from .core.claim import Claims
@@ -367,7 +368,7 @@ class Jobber(Producer, Schedules, Owners, Attachments, Batches, Limits, Trust):
         :raises InvalidResult, ResultRejected, Invalid, TooLarge: when it is not accepted. A
             rejection is a change like any other: commit it.
         """
-        item = settle.Delivery(job_id, attempt, result, extras)
+        item = Delivery(job_id, attempt, result, extras)
         return t.cast(State, self._settle(settle.deliver, locker, item).state)
 
     def fail(

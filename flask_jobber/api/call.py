@@ -74,7 +74,9 @@ class Call:
         return self.identity.has_permissions and any(may(action, job) for action in actions)
 
     def commit(self) -> None:
-        self.jobber.db.session.commit()
+        session = self.jobber.db.session()
+        if session.in_transaction():
+            session.commit()
 
     @functools.cached_property
     def path(self) -> str:

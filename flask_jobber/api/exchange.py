@@ -12,7 +12,9 @@ from flask import Response
 from marshmallow import Schema, ValidationError
 
 from ..core import hold, rates, settle, trust
+from ..core.at_once import Delivery
 from ..core.claim import Claims
+from ..core.exchange import Exchange
 from ..errors import Invalid, JobberError, TooManyClaims
 from . import schemas
 from .call import Call, answer, status_of
@@ -22,6 +24,7 @@ from .schemas import wire_instant
 from .views import take
 
 Verb = t.Callable[..., list[hold.Outcome]]
+_Items = list[hold.Item | hold.Outcome]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ _LISTS = (
     _List(
         "results",
         schemas.ResultItem(),
-        settle.Delivery,
+        Delivery,
         settle.deliver,
         lambda outcome: {"status": status_of(outcome.state), "state": outcome.state},
     ),
@@ -62,6 +65,7 @@ _LISTS = (
     ),
     _List("releases", schemas.ReleaseItem(), hold.Release, hold.release, lambda outcome: {"status": 204}),
 )
+_Loaded = list[tuple[_List, _Items]]
 _PLAIN = frozenset({"id", "attempt", "result", "extras"})
 _KEY = schemas.ResultItem(only=("id", "attempt"), unknown="exclude")
 _claim_body = schemas.ClaimBody()
@@ -73,16 +77,20 @@ def exchange(call: Call, *, claim: dict[str, t.Any] | None = None, **given: list
     if claim is not None:
         rates.precede(call.store, call.holder.locker)
     loaded = [(kind, _load(call, kind, given.get(kind.name, []))) for kind in _LISTS]
-    outcomes = [outcome for kind, items in loaded for outcome in _settle(call, kind, items)]
+    results = None if claim is None else _results_alone(call, loaded)
+    first = loaded if results is None else []
+    outcomes = [said for kind, items in first for said in _settle(call, kind, items)]
     if trust.has_locked(call.store):
         call.commit()
-    claims, refused = _claim(call, claim)
+    claims, refused = _claim(call, claim, results)
+    if results is not None:
+        outcomes = list(_told(*loaded[0], results.settle()))
     call.commit()
     body = {"outcomes": outcomes, "jobs": call.dump_claims(claims)}
     return answer(body | {"retry_after": call.idle_seconds(claims)} | refused)
 
 
-def _load(call: Call, kind: _List, given: list[t.Any]) -> list[hold.Item | hold.Outcome]:
+def _load(call: Call, kind: _List, given: list[t.Any]) -> _Items:
     """Return each item, or the outcome of one that is not valid.
 
     :raises Invalid: for an item that does not say which job it is, or too many of them.
@@ -95,7 +103,7 @@ def _load(call: Call, kind: _List, given: list[t.Any]) -> list[hold.Item | hold.
 
 def _load_one(kind: _List, place: int, values: dict[str, t.Any]) -> hold.Item | hold.Outcome:
     try:
-        said = values if kind.item is settle.Delivery and is_plain(values) else kind.body.load(values)
+        said = values if kind.item is Delivery and is_plain(values) else kind.body.load(values)
     except ValidationError as error:
         return hold.Outcome(_name(kind, place, values), error=invalid(error))
     return kind.item(said.pop("id"), said.pop("attempt"), **said)
@@ -122,22 +130,38 @@ def _name(kind: _List, place: int, values: dict[str, t.Any]) -> hold.Item:
     return hold.Item(key["id"], key["attempt"])
 
 
-def _settle(call: Call, kind: _List, items: list[hold.Item | hold.Outcome]) -> t.Iterator[dict[str, t.Any]]:
+def _results_alone(call: Call, loaded: _Loaded) -> Exchange | None:
+    """Return the results, if there is nothing else to settle: the statement of the claim may do it."""
+    (_, results), *others = loaded
+    sound = [item for item in results if isinstance(item, Delivery)]
+    return (
+        Exchange(call.store, call.holder, sound) if sound and not any(items for _, items in others) else None
+    )
+
+
+def _settle(call: Call, kind: _List, items: _Items) -> t.Iterator[dict[str, t.Any]]:
     sound = [item for item in items if isinstance(item, hold.Item)]
-    settled = iter(kind.verb(call.store, call.holder, sound) if sound else ())
+    return _told(kind, items, kind.verb(call.store, call.holder, sound) if sound else ())
+
+
+def _told(kind: _List, items: _Items, outcomes: t.Iterable[hold.Outcome]) -> t.Iterator[dict[str, t.Any]]:
+    """Yield what is said of each item: of the sound ones what became of them."""
+    settled = iter(outcomes)
     for item in items:
         outcome = item if isinstance(item, hold.Outcome) else next(settled)
         key = {"id": outcome.item.job_id, "attempt": outcome.item.attempt}
         yield key | (document(outcome.error) if outcome.error else kind.said(outcome))
 
 
-def _claim(call: Call, wish: dict[str, t.Any] | None) -> tuple[Claims, dict[str, t.Any]]:
+def _claim(
+    call: Call, wish: dict[str, t.Any] | None, results: Exchange | None
+) -> tuple[Claims, dict[str, t.Any]]:
     """Claim what is asked for, and commit; a refusal is told beside the outcomes, which stand."""
     if wish is None:
         return Claims(), {}
     error: JobberError
     try:
-        return take(call, **_claim_body.load(wish)), {}
+        return take(call, results, **_claim_body.load(wish)), {}
     except ValidationError as wrong:
         error = invalid(wrong)
     except (Invalid, TooManyClaims, LoginRequired) as refused:

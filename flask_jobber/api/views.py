@@ -11,8 +11,10 @@ from flask import Response, request, send_file
 from ..core import cancel as cancel_verbs
 from ..core import enqueue as enqueue_verbs
 from ..core import hold, payload, queries, settle
+from ..core.at_once import Delivery
 from ..core.candidates import Wanted
 from ..core.claim import Claims
+from ..core.exchange import Exchange
 from ..core.hold import Row
 from ..core.lanes import Lanes
 from ..errors import Invalid
@@ -44,10 +46,10 @@ def claim(call: Call, **wish: t.Any) -> Response:
     return answer_claims(call, take(call, **wish))
 
 
-def take(call: Call, *, wait_seconds: float, **wish: t.Any) -> Claims:
-    """Claim what a request asks for, and commit."""
+def take(call: Call, results: Exchange | None = None, *, wait_seconds: float, **wish: t.Any) -> Claims:
+    """Claim what a request asks for, once its results are settled, and commit."""
     seconds = min(wait_seconds, call.settings.max_wait_seconds)
-    return waiting.take(call, lambda: _wanted(call, **wish), seconds)
+    return waiting.take(call, lambda: _wanted(call, **wish), seconds, results)
 
 
 def _wanted(
@@ -113,7 +115,7 @@ def extend(call: Call, job_id: int, attempt: int, **said: t.Any) -> Response:
 )
 def deliver(call: Call, job_id: int, attempt: int, **said: t.Any) -> Response:
     """Deliver the result. 202: accepted, and still to be processed."""
-    outcome = _settle(call, settle.deliver, settle.Delivery(job_id, attempt, **said))
+    outcome = _settle(call, settle.deliver, Delivery(job_id, attempt, **said))
     return answer({"state": outcome.state}, status_of(outcome.state))
 
 

@@ -17,7 +17,8 @@ from flask import current_app, g, request, session
 from flask_login import current_user
 
 from ..core.candidates import Wanted
-from ..core.claim import Claims, claim, claim_and_see
+from ..core.claim import Claims, claim_and_see
+from ..core.exchange import Exchange
 from ..core.news import still_there
 from ..wakeup.lookout import is_gone, socket_of
 from ..wakeup.room import Waiter, read_wish
@@ -41,15 +42,16 @@ class Client:
         return self.socket is not None and is_gone(self.socket)
 
 
-def take(call: Call, ask: Ask, seconds: float) -> Claims:
+def take(call: Call, ask: Ask, seconds: float, results: Exchange | None = None) -> Claims:
     """Claim, with attachments, and wait for up to so many seconds while there is nothing; all is committed.
 
+    :param results: to be settled before.
     :raises LoginRequired: when the login has ended meanwhile.
     """
     wakeup, wanted = call.jobber.wakeup, ask()
     with wakeup.place(request.environ, call.settings.max_waiters if seconds else 0) as free:
         if not free:
-            claims = call.with_files(claim(call.store, wanted))
+            claims = call.with_files(_claim(call, wanted, results)[0])
             call.commit()
             return claims
         client = Client()
@@ -57,7 +59,8 @@ def take(call: Call, ask: Ask, seconds: float) -> Claims:
         waiter = Waiter(wish, client.bell.set, wanted.limit, user())
         wakeup.enter(waiter)
         try:
-            return _wait(call, ask, waiter, client, time.monotonic() + seconds)
+            first = _look_first(call, waiter, results)
+            return first or _wait(call, ask, waiter, client, first, time.monotonic() + seconds)
         finally:
             wakeup.leave(waiter)
 
@@ -67,9 +70,12 @@ def user() -> str | None:
     return current_user.get_id() if current_user.is_authenticated else None
 
 
-def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, until: float) -> Claims:
-    room = call.jobber.wakeup.room
-    claims, looked_at = _look_first(call, waiter), time.monotonic()
+def _claim(call: Call, wanted: Wanted, results: Exchange | None) -> tuple[Claims, set[int] | None]:
+    return claim_and_see(call.store, wanted) if results is None else results.claim(wanted, call.commit)
+
+
+def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, claims: Claims, until: float) -> Claims:
+    room, looked_at = call.jobber.wakeup.room, time.monotonic()
     with looked_after(call.jobber.wakeup, client):
         while not claims and not waiter.dismissed:
             # A limit that left jobs out has room then, and nobody rings for it.
@@ -87,18 +93,20 @@ def _wait(call: Call, ask: Ask, waiter: Waiter, client: Client, until: float) ->
     return claims
 
 
-def _look_first(call: Call, waiter: Waiter) -> Claims:
+def _look_first(call: Call, waiter: Waiter, results: Exchange | None) -> Claims:
     room = call.jobber.wakeup.room
     if not room.is_dry(waiter):
-        return _look(call, waiter)
+        return _look(call, waiter, results)
+    if results is not None:
+        results.settle()
     call.commit()
     room.looked(waiter, ())
     return Claims()
 
 
-def _look(call: Call, waiter: Waiter) -> Claims:
+def _look(call: Call, waiter: Waiter, results: Exchange | None = None) -> Claims:
     wakeup = call.jobber.wakeup
-    claims, left = claim_and_see(call.store, dataclasses.replace(waiter.wish.wanted, ahead=True))
+    claims, left = _claim(call, dataclasses.replace(waiter.wish.wanted, ahead=True), results)
     doubted = set() if claims else wakeup.room.doubted(waiter)
     gone = doubted - still_there(call.store, doubted) if doubted else ()
     call.with_files(claims)

@@ -9,15 +9,17 @@ import typing as t
 
 import sqlalchemy as sa
 
+from . import at_once, rates
 from . import candidates as find
-from . import rates
+from .at_once import Done, Results
 from .candidates import Levels, Wanted
 from .engines import utcnow
 from .expire import LAPSED, end_dead
+from .hold import Holder
 from .lockers import login_of, mark
 from .news import hint_due
 from .payload import canonical
-from .quota import check_room
+from .quota import check_room, has_quotas
 from .states import State, Verb
 from .store import Store, missed
 from .transition import Change, announce_if_heard, record
@@ -104,11 +106,31 @@ def claim_and_see(store: Store, wanted: Wanted) -> tuple[Claims, set[int] | None
     return claims, None
 
 
-def _claim_some(store: Store, wanted: Wanted, limit: int) -> tuple[Claims, set[int] | None]:
+def can_claim_beside(store: Store, wanted: Wanted, holder: Holder) -> bool:
+    """Whether one statement may settle a holder's results and claim: nothing is counted between the two."""
+    same = holder.locker == wanted.locker and holder.scope is wanted.scope
+    return same and not store.rules.limits and not has_quotas(store.settings)
+
+
+def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, Claims, set[int] | None]:
+    """Settle results and claim, see :func:`claim_and_see`: nothing is claimed unless all are settled.
+
+    :returns: also the outcomes of those that are.
+    """
+    done = Done()
+    take = lambda store, wanted: (  # noqa: E731
+        _take(store, wanted) if done else _settle_and_take(store, wanted, results, done)
+    )
+    return done, *_claim_some(store, wanted, wanted.limit, take)
+
+
+def _claim_some(
+    store: Store, wanted: Wanted, limit: int, take: t.Callable[[Store, Wanted], _Look] | None = None
+) -> tuple[Claims, set[int] | None]:
     window, claims = 4 * _size(limit) + _SPARE, Claims()
     for _ in range(_MOST_ROUNDS):
         wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window)
-        look = _take(store, wanted)
+        look = (take or _take)(store, wanted)
         live = [row for row in look.rows if row.live]
         copies = taken(store, wanted.locker, live)
         kept = [row for row in live if row.copy_of is None or row.id in copies]
@@ -129,9 +151,7 @@ def _claim_some(store: Store, wanted: Wanted, limit: int) -> tuple[Claims, set[i
 
 
 def _left(store: Store, look: _Look) -> set[int] | None:
-    settings = store.settings
-    quotas = (settings.max_open_claims, settings.first_open_claims, settings.first_daily_claims)
-    if look.full or look.seen is None or any(quota is not None for quota in quotas):
+    if look.full or look.seen is None or has_quotas(store.settings):
         return None
     return set(look.seen).difference(row.id for row in look.rows)
 
@@ -223,7 +243,21 @@ def _place(store: Store) -> tuple[t.Any, ...]:
 
 
 def _take_in_one(store: Store, wanted: Wanted) -> _Look:
-    found = store.run(("claim", wanted.key), lambda: _statement(store, wanted), wanted.values(store)).all()
+    build = lambda: _statement(store, wanted)  # noqa: E731
+    return _taken(store, wanted, store.run(("claim", wanted.key), build, wanted.values(store)).all())
+
+
+def _settle_and_take(store: Store, wanted: Wanted, results: Results, done: Done) -> _Look:
+    """Settle, and note the outcomes; and take if all were settled."""
+    key = ("settle and claim", wanted.key, store.settings.late_results, results.key)
+    build = lambda: _statement(store, wanted, at_once.statement(store, results.holder).cte("settled"))  # noqa: E731
+    found = store.run(key, build, wanted.values(store) | results.values).all()
+    some: list[int] | None = found[0].some
+    done |= at_once.settled(store, results, [one.job_id for one in results.items] if some is None else some)
+    return _taken(store, wanted, found)
+
+
+def _taken(store: Store, wanted: Wanted, found: Rows) -> _Look:
     rows = [row for row in found if row.id is not None]
     live = [row for row in rows if row.live]
     made = [row.id for row in live]
@@ -232,16 +266,22 @@ def _take_in_one(store: Store, wanted: Wanted) -> _Look:
     return _Look(rows, seen, seen is None or len(seen) >= wanted.window)
 
 
-def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
+def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> sa.Select[t.Any]:
     """Return PostgreSQL's claim: find, lock in order, write and record, in one statement.
 
     The locks are taken above the sort and below the limit, so exactly the rows that are
     handed out are locked. ``UPDATE … WHERE id IN (SELECT … LIMIT 1 FOR UPDATE SKIP
     LOCKED)`` may run the subselect again for each row and hand out everything.
+
+    :param settled: what settles the results that come with it. It is run to its end before the
+        first candidate is looked for: who waits for a lock then holds none of a claim.
     """
     c = store.jobs.c
+    best = find.candidates(store, wanted)
+    if settled is not None:
+        best = best.where(at_once.are_all(settled))
     # Not materialized, which would lose its order; it is counted only when nothing is picked.
-    found = find.candidates(store, wanted).cte("candidate").prefix_with("NOT MATERIALIZED")
+    found = best.cte("candidate").prefix_with("NOT MATERIALIZED")
     picked = (
         sa.select(c.id, *_before(store, wanted))
         .select_from(found.join(store.jobs, found.c.id == c.id))
@@ -257,8 +297,12 @@ def _statement(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
     seen: t.Any = sa.func.array(sa.select(found.c.id).scalar_subquery())
     if not wanted.ahead:  # of interest only when all of it may have been locked
         seen = sa.case((~sa.exists().select_from(picked), seen))
-    look = sa.select(seen.label("seen")).subquery("look")
-    told = sa.select(picked, look.c.seen).select_from(look.outerjoin(picked, sa.true()))
+    facts = [seen.label("seen")]
+    if settled is not None:  # NULL: all of them
+        some: t.Any = sa.func.array(sa.select(settled.c.job_id).scalar_subquery())
+        facts.append(sa.case((~at_once.are_all(settled), some)).label("some"))
+    look = sa.select(*facts).subquery("look")
+    told = sa.select(picked, *look.c).select_from(look.outerjoin(picked, sa.true()))
     # PostgreSQL runs what is written although nothing reads it.
     return told.add_cte(written, _recorded(store, picked))
 

@@ -6,6 +6,7 @@ import typing as t
 
 import sqlalchemy as sa
 
+from ..config import Settings
 from ..errors import TooManyClaims
 from . import candidates as find
 from . import lockers
@@ -22,8 +23,7 @@ def check_room(store: Store, locker: str, *, new: bool = True) -> int:
     :raises TooManyClaims: when it holds ``MAX_OPEN_CLAIMS``, or has used up a quota of its own.
     """
     settings = store.settings
-    quotas = (settings.max_open_claims, settings.first_open_claims, settings.first_daily_claims)
-    if all(quota is None for quota in quotas):
+    if not has_quotas(settings):
         return settings.max_claim
     login = locker.partition("/")[0]
     _serialize(store, login)
@@ -41,6 +41,12 @@ def check_room(store: Store, locker: str, *, new: bool = True) -> int:
             raise TooManyClaims("You have claimed as many jobs as you may in a day.", limits.seconds_of_today)
         room = min(room, limits.left_today)
     return room
+
+
+def has_quotas(settings: Settings) -> bool:
+    """Whether any login may hold only so many jobs."""
+    quotas = (settings.max_open_claims, settings.first_open_claims, settings.first_daily_claims)
+    return any(quota is not None for quota in quotas)
 
 
 def _count_held(store: Store, login: str) -> sa.Select[t.Any]:

@@ -9,9 +9,9 @@ import typing as t
 
 import sqlalchemy as sa
 
-from ..errors import InvalidResult, JobberError, NotFound, ResultRejected
-from . import batches, trust
-from .candidates import still, word
+from ..errors import InvalidResult, NotFound, ResultRejected
+from . import at_once, batches, trust
+from .at_once import Delivery, Done
 from .engines import utcnow
 from .hold import (
     Decision,
@@ -22,30 +22,16 @@ from .hold import (
     change_of,
     finish,
     followed,
-    held_by,
-    possible,
     refusal,
     settle,
 )
-from .payload import canonical, check_error, check_json, check_seconds
+from .payload import canonical, check_error, check_seconds
 from .process import call_processor, check_answer, describe, has_say
 from .states import State, Verb
-from .store import Store, missed
-from .transition import UNHELD, Change, announce_if_heard
+from .store import Store
+from .transition import UNHELD, Change
 
 logger = logging.getLogger("flask_jobber")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Delivery(Item):
-    """A result, and what the client has to say beside it (a JSON object)."""
-
-    result: t.Any = None
-    extras: dict[str, t.Any] | None = None
-
-    def check(self, store: Store) -> None:
-        check_json("result", self.result, store.settings.max_result_bytes)
-        check_json("extras", self.extras, store.settings.max_result_bytes)
 
 
 def deliver(store: Store, holder: Holder, items: t.Sequence[Delivery]) -> list[Outcome]:
@@ -54,8 +40,13 @@ def deliver(store: Store, holder: Holder, items: t.Sequence[Delivery]) -> list[O
     A result that was delivered before by its holder gets the answer that is true now, and
     no second processing.
     """
-    untouched = not any(known.takes_results for known in store.types.values())
-    done = _deliver_at_once(store, holder, items) if untouched and store.engine_name == "postgresql" else {}
+    results = at_once.read(store, holder, items)
+    done = at_once.deliver(store, results) if results is not None else Done()
+    return deliver_others(store, holder, items, done)
+
+
+def deliver_others(store: Store, holder: Holder, items: t.Sequence[Delivery], done: Done) -> list[Outcome]:
+    """Take those that are not done yet; return the outcomes of all."""
     rest = [item for item in items if (item.job_id, item.attempt) not in done]
     originals = set[int]()
 
@@ -69,77 +60,6 @@ def deliver(store: Store, holder: Holder, items: t.Sequence[Delivery]) -> list[O
     for original in sorted(originals):
         _agree(store, original)
     return [done[key] if (key := (item.job_id, item.attempt)) in done else next(others) for item in items]
-
-
-def _deliver_at_once(
-    store: Store, holder: Holder, items: t.Sequence[Delivery]
-) -> dict[tuple[int, int], Outcome]:
-    """Fence, write and record in one statement, where no code of the app's has a say.
-
-    What is refused, and why, the long way tells.
-    """
-    said = {(item.job_id, item.attempt): item for item in items if possible(item) and _is_sound(store, item)}
-    if len(said) < len(items) or not said:
-        return {}
-    rows = [
-        {"id": item.job_id, "attempt": item.attempt, "result": item.result, "extras": item.extras}
-        for item in said.values()
-    ]
-    values = {
-        "items": rows,
-        "ids": [row["id"] for row in rows],
-        "locker": holder.locker,
-        **holder.scope.values,
-    }
-    key = ("deliver", store.settings.late_results, holder.scope.key)
-    written = store.run(key, lambda: _at_once(store, holder), values).all()
-    keys = [(row.job_id, row.attempt) for row in written]
-    was = (State.LOCKED, State.SUCCEEDED)
-    announce_if_heard(
-        store,
-        [id_ for id_, _ in keys],
-        lambda: [Change(Verb.DELIVER, id_, *was, attempt, holder.locker) for id_, attempt in keys],
-    )
-    return {key: Outcome(said[key], State.SUCCEEDED) for key in keys}
-
-
-def _is_sound(store: Store, item: Item) -> bool:
-    try:
-        item.check(store)
-    except JobberError:
-        return False
-    return True
-
-
-def _at_once(store: Store, holder: Holder) -> sa.Insert:
-    c, h = store.jobs.c, store.history.c
-    columns = [sa.column("id", sa.BigInteger), sa.column("attempt", sa.Integer)]
-    columns += [sa.column(name, sa.JSON) for name in ("result", "extras")]
-    items = sa.func.json_to_recordset(sa.cast(missed("items", sa.JSON()), sa.JSON))
-    said = items.table_valued(*columns).render_derived(name="said", with_types=True)
-    held = held_by(store, missed("locker", c.locked_by.type), holder.scope.template)
-    # What has something to follow goes the long way.
-    plain = (c.on_success, c.batch_id, c.concurrency_key, c.copy_of)
-    alone = (c.every.is_(sa.null()), *(column.is_(None) for column in plain))
-    none = sa.literal_column("'null'::json", sa.JSON)
-    given = [sa.func.coalesce(said.c.result, none).label("result"), said.c.extras]
-    pairs = sa.and_(c.id == said.c.id, c.attempts == said.c.attempt)
-    # By ids alone: of what a locker has held before there are dead rows in its index, until a vacuum. And
-    # by ids that are told apart: how many JSON holds is not known, and a small table would be read whole.
-    these = c.id == sa.any_(missed("ids", sa.ARRAY(sa.BigInteger)))
-    look = (
-        sa.select(c.id, *given).select_from(said.join(store.jobs, pairs)).where(these, still(*held, *alone))
-    )
-    mine = look.order_by(c.id).with_for_update(of=store.jobs).cte("mine")
-    kept: dict[str, t.Any] = {name: mine.c[name] for name in ("result", "extras")}
-    gone = dict.fromkeys(("locked_until", "lease_seconds", "unique_key"), sa.null())
-    write = sa.update(store.jobs).where(c.id == mine.c.id)
-    write = write.values({**kept, **gone, "state": word(State.SUCCEEDED), "finished_at": utcnow()})
-    written = write.returning(c.id, c.attempts, c.locked_by).cte("written")
-    words = (word(State.LOCKED), word(State.SUCCEEDED), word(Verb.DELIVER))
-    row = sa.select(*written.c, *words, utcnow())
-    names = ["job_id", "attempt", "locker", "from_state", "to_state", "reason", "at"]
-    return sa.insert(store.history).from_select(names, row).returning(h.job_id, h.attempt)
 
 
 def _deliver(store: Store, row: Row, item: Delivery) -> Decision:

@@ -14,9 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..api.problems import document
 from ..core import hold, queries, rates, settle, trust
-from ..core.claim import Claim, Claims
+from ..core.at_once import Delivery
+from ..core.candidates import Wanted
+from ..core.claim import Claim, Claims, claim_and_see
 from ..core.engines import is_transient
 from ..core.enqueue import begin
+from ..core.exchange import Exchange
 from ..core.hold import Holder, Item, Outcome
 from ..core.payload import WORKER
 from ..core.scope import EVERYTHING
@@ -96,10 +99,13 @@ class DatabaseSource:
         with self._transaction():
             if wish is not None:
                 rates.precede(self._jobber.store(), self._holder.locker)
-            told = [*self._settle(settled), *self._beat(beats)]
+            results = None if wish is None or beats else self._results_alone(settled)
+            told = [] if results is not None else [*self._settle(settled), *self._beat(beats)]
             if trust.has_locked(self._jobber.store()):  # who claims others then may wait in a ring
                 self._jobber.db.session.commit()
-            claims = self._claim(wish)
+            claims = self._claim(wish, results)
+            if results is not None:
+                told = [_told(one.job, done) for one, done in zip(settled, results.settle(), strict=True)]
             jobs = self._jobs(claims)
         if told or jobs:
             self._upkeep.is_wanted = True
@@ -128,6 +134,16 @@ class DatabaseSource:
         if self._seat is not None:
             self._seat.leave()
         return []
+
+    def _results_alone(self, settled: t.Sequence[Settlement]) -> Exchange | None:
+        """Return the results, if there is nothing else to settle: the statement of the claim may do it."""
+        items = [
+            _item(one.job, one.outcome)[1]
+            for one in settled
+            if isinstance(one.outcome, Succeeded) and not one.outcome.enqueued
+        ]
+        alone = len(items) == len(settled) > 0
+        return Exchange(self._jobber.store(), self._holder, t.cast(list[Delivery], items)) if alone else None
 
     def _settle(self, settled: t.Sequence[Settlement]) -> list[Told]:
         """Settle many of a kind at once; a job that has enqueued others goes by itself."""
@@ -171,17 +187,18 @@ class DatabaseSource:
         outcomes = hold.extend(self._jobber.store(), self._holder, items) if items else []
         return [_told(beat.job, done) for beat, done in zip(beats, outcomes, strict=True)]
 
-    def _claim(self, wish: Wish | None) -> Claims:
+    def _claim(self, wish: Wish | None, results: Exchange | None) -> Claims:
         if wish is None or not wish.types:
             return Claims()
+        wanted = Wanted(
+            self._holder.locker, self._holder.scope, wish.types, wish.queues, wish.min_priority,
+            wish.max_priority, limit=wish.limit,
+        )  # fmt: skip
         try:
-            claims = self._jobber.claim(
-                self._holder.locker,
-                types=wish.types,
-                queues=wish.queues,
-                limit=wish.limit,
-                min_priority=wish.min_priority,
-                max_priority=wish.max_priority,
+            claims, _ = (
+                claim_and_see(self._jobber.store(), wanted)
+                if results is None
+                else results.claim(wanted, self._jobber.db.session.commit)
             )
             self._has_room = True
         except TooManyClaims:  # it has said so before it took any
@@ -227,7 +244,7 @@ def _check_pool(jobber: Jobber) -> None:
 def _item(job: Job, outcome: Succeeded | Failed | Released) -> tuple[t.Callable[..., list[Outcome]], Item]:
     key = (job.id, job.attempt)
     if isinstance(outcome, Succeeded):
-        return settle.deliver, settle.Delivery(*key, outcome.result, outcome.extras)
+        return settle.deliver, Delivery(*key, outcome.result, outcome.extras)
     if isinstance(outcome, Released):
         return hold.release, hold.Release(*key, outcome.delay_seconds)
     failure = settle.Failure(
