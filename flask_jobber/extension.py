@@ -27,7 +27,6 @@ from .core import hold, payload, settle
 from .core import prune as prune_verbs
 from .core.at_once import Delivery
 from .core.backoff import Backoff, read_backoff
-from .core.candidates import Wanted
 from .core.claim import Claims
 from .core.files import Storage, make_storage
 from .core.models import (
@@ -344,14 +343,10 @@ class Jobber(Producer, Schedules, Owners, Attachments, Batches, Limits, Trust):
         :raises TooManyClaims: when the locker holds ``MAX_OPEN_CLAIMS``.
         """
         store = self.store()
-        payload.check_int("limit", limit, 1, store.settings.max_claim)
-        if lease_seconds is not None:
-            longest = store.settings.max_lease_seconds
-            lease_seconds = payload.check_seconds("lease_seconds", lease_seconds, longest)
-        payload.check_locker(locker)
-        payload.check_priorities(min_priority, max_priority)
-        asked = _names("types", types), _names("queues", queues), min_priority, max_priority
-        wanted = Wanted(locker, EVERYTHING, *asked, lease_seconds=lease_seconds, limit=limit)
+        wanted = claim_verbs.want(
+            store, locker, types=types, queues=queues, limit=limit, lease_seconds=_seconds(lease_seconds),
+            min_priority=min_priority, max_priority=max_priority,
+        )  # fmt: skip
         return claim_verbs.claim(store, wanted)
 
     def deliver(
@@ -530,14 +525,6 @@ def _synchronous(function: Function) -> Function:
         return current_app.ensure_sync(function)(*args)
 
     return call
-
-
-def _names(field: str, names: t.Sequence[str] | None) -> tuple[str, ...] | None:
-    if names is None:
-        return None
-    if isinstance(names, str) or not names:
-        raise Invalid({field: ["This is a list of one or more names."]})
-    return tuple(dict.fromkeys(payload.check_name(field, name) for name in names))
 
 
 def _seconds(length: Length | None) -> float | None:

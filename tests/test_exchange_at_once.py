@@ -7,6 +7,7 @@ import typing as t
 
 import pytest
 import sqlalchemy as sa
+from flask_login import current_user
 
 from conftest import MakeWorld
 from race_support import LIMIT, engine_of, start, watching
@@ -127,7 +128,7 @@ def test_what_changes_while_a_result_waits_is_looked_at_again(postgres: World, s
 
 
 def test_who_waits_to_settle_holds_none_of_its_claim(postgres: World) -> None:
-    """An operator who has the held job may lock those that could be claimed: nobody waits in a ring."""
+    """An operator who has the held job may lock those that could be claimed; leases begin after the wait."""
     client, ids = postgres.client(), [postgres.enqueue() for _ in range(2)]
     held = client.claim()
     jobs = postgres.Job.__table__
@@ -136,5 +137,28 @@ def test_who_waits_to_settle_holds_none_of_its_claim(postgres: World) -> None:
         task = start(lambda: exchange(client, held))
         watch.until_waits(task)
         operator.execute(sa.select(jobs.c.id).where(jobs.c.id == ids[1]).with_for_update(nowait=True))
+        freed = operator.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
         operator.commit()
         assert task.result(LIMIT) == ([200], ids[1:])
+    assert postgres.job(ids[1]).locked_at >= freed
+
+
+class OneAtATime(World):
+    """A world whose scope looks at other jobs: who holds one sees no other."""
+
+    def _scope(self) -> t.Any:
+        other = sa.orm.aliased(self.Job)
+        mine = (
+            other.state == "locked",
+            other.locked_by == f"user_{current_user.id}",
+            other.id != self.Job.id,
+        )
+        return ~sa.exists().where(*mine)
+
+
+def test_a_scope_sees_what_was_just_settled(make_world: MakeWorld, db_url: str) -> None:
+    """The one job that is delivered makes room for the next."""
+    world = make_world(db_url, OneAtATime)
+    client, ids = world.client(), [world.enqueue() for _ in range(2)]
+    held = client.claim()
+    assert exchange(client, held) == ([200], ids[1:])

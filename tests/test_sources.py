@@ -20,6 +20,7 @@ from conftest import ENGINES, MakeWorld
 from flask_jobber import ResultRejected
 from flask_jobber.client import JobberClient
 from flask_jobber.core.payload import RESERVED
+from flask_jobber.errors import Invalid
 from flask_jobber.worker.crew import Place
 from flask_jobber.worker.database import DatabaseSource
 from flask_jobber.worker.feed import Supply
@@ -702,3 +703,15 @@ def test_what_a_handler_adds_beside_its_job_is_in_its_batch(rig: Rig) -> None:
     assert rig.world.job(batch.id).state == "blocked"
     assert rig.settle(added, Succeeded(None, {}, [])).code is None
     assert rig.world.job(batch.id).state == "submitted"
+
+
+@pytest.mark.parametrize(
+    "wish", [{"min_priority": 5, "max_priority": 1}, {"min_priority": 2**40}, {"queues": ()}]
+)
+def test_a_worker_that_wants_nonsense_is_told(lite: World, wish: dict[str, t.Any]) -> None:
+    """Instead of finding nothing, for ever."""
+    source = DatabaseSource(lite.app, lite.jobber, NODE)
+    with pytest.raises(Invalid):
+        source.exchange([], [], dataclasses.replace(WISH, **wish))
+    with pytest.raises(Invalid):
+        DatabaseSource(lite.app, lite.jobber, "no name\n/").exchange([], [], WISH)

@@ -74,9 +74,7 @@ class Call:
         return self.identity.has_permissions and any(may(action, job) for action in actions)
 
     def commit(self) -> None:
-        session = self.jobber.db.session()
-        if session.in_transaction():
-            session.commit()
+        self.jobber.db.session.commit()
 
     @functools.cached_property
     def path(self) -> str:

@@ -85,7 +85,8 @@ def exchange(call: Call, *, claim: dict[str, t.Any] | None = None, **given: list
     claims, refused = _claim(call, claim, results)
     if results is not None:
         outcomes = list(_told(*loaded[0], results.settle()))
-    call.commit()
+    if claim is None or refused:
+        call.commit()
     body = {"outcomes": outcomes, "jobs": call.dump_claims(claims)}
     return answer(body | {"retry_after": call.idle_seconds(claims)} | refused)
 

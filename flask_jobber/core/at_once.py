@@ -98,8 +98,11 @@ def are_all(settled: sa.FromClause) -> sa.ColumnElement[bool]:
     return count == sa.func.cardinality(missed(_IDS, sa.ARRAY(sa.BigInteger)))
 
 
-def statement(store: Store, holder: Holder) -> sa.Insert:
-    """Return what fences, writes and records in one statement, and selects the ids of what it has settled."""
+def statement(store: Store, holder: Holder, *, skip_locked: bool = False) -> sa.Insert:
+    """Return what fences, writes and records in one statement, and selects the ids of what it has settled.
+
+    :param skip_locked: leave out what others have locked, instead of waiting for it.
+    """
     c, h = store.jobs.c, store.history.c
     columns = [sa.column("id", sa.BigInteger), sa.column("attempt", sa.Integer)]
     columns += [sa.column(name, sa.JSON) for name in ("result", "extras")]
@@ -118,7 +121,7 @@ def statement(store: Store, holder: Holder) -> sa.Insert:
     look = (
         sa.select(c.id, *given).select_from(said.join(store.jobs, pairs)).where(these, still(*held, *alone))
     )
-    mine = look.order_by(c.id).with_for_update(of=store.jobs).cte("mine")
+    mine = look.order_by(c.id).with_for_update(of=store.jobs, skip_locked=skip_locked).cte("mine")
     kept: dict[str, t.Any] = {name: mine.c[name] for name in ("result", "extras")}
     gone = dict.fromkeys(("locked_until", "lease_seconds", "unique_key"), sa.null())
     write = sa.update(store.jobs).where(c.id == mine.c.id)

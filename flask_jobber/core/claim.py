@@ -18,8 +18,9 @@ from .expire import LAPSED, end_dead
 from .hold import Holder
 from .lockers import login_of, mark
 from .news import hint_due
-from .payload import canonical
+from .payload import canonical, check_int, check_locker, check_names, check_priorities, check_seconds
 from .quota import check_room, has_quotas
+from .scope import EVERYTHING
 from .states import State, Verb
 from .store import Store, missed
 from .transition import Change, announce_if_heard, record
@@ -79,6 +80,30 @@ class Claims(list[Claim]):
     files: t.Mapping[int, t.Sequence[sa.Row[t.Any]]] = types.MappingProxyType({})
 
 
+def want(
+    store: Store,
+    locker: str,
+    *,
+    types: t.Sequence[str] | None = None,
+    queues: t.Sequence[str] | None = None,
+    limit: int = 1,
+    lease_seconds: float | None = None,
+    min_priority: int | None = None,
+    max_priority: int | None = None,
+) -> Wanted:
+    """Return what server code wants to claim, of every job.
+
+    :raises Invalid: for bad names, a limit or lease over its bound, or priorities out of order.
+    """
+    check_int("limit", limit, 1, store.settings.max_claim)
+    if lease_seconds is not None:
+        lease_seconds = check_seconds("lease_seconds", lease_seconds, store.settings.max_lease_seconds)
+    check_locker(locker)
+    check_priorities(min_priority, max_priority)
+    asked = check_names("types", types), check_names("queues", queues), min_priority, max_priority
+    return Wanted(locker, EVERYTHING, *asked, lease_seconds=lease_seconds, limit=limit)
+
+
 def claim(store: Store, wanted: Wanted) -> Claims:
     """Hand out up to ``wanted.limit`` jobs, the best first. Fewer does not mean that there are no more.
 
@@ -107,9 +132,13 @@ def claim_and_see(store: Store, wanted: Wanted) -> tuple[Claims, set[int] | None
 
 
 def can_claim_beside(store: Store, wanted: Wanted, holder: Holder) -> bool:
-    """Whether one statement may settle a holder's results and claim: nothing is counted between the two."""
+    """Whether one statement may settle a holder's results and claim.
+
+    It sees no job as it has left it: nothing may be counted between the two, nor a scope look at other jobs.
+    """
     same = holder.locker == wanted.locker and holder.scope is wanted.scope
-    return same and not store.rules.limits and not has_quotas(store.settings)
+    counted = store.rules.limits or has_quotas(store.settings) or wanted.scope.reads_others
+    return same and not counted
 
 
 def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, Claims, set[int] | None]:
@@ -117,20 +146,18 @@ def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, 
 
     :returns: also the outcomes of those that are.
     """
-    done = Done()
-    take = lambda store, wanted: (  # noqa: E731
-        _take(store, wanted) if done else _settle_and_take(store, wanted, results, done)
-    )
-    return done, *_claim_some(store, wanted, wanted.limit, take)
+    wanted = dataclasses.replace(wanted, window=_window(wanted.limit))
+    done, look = _settle_and_take(store, wanted, results)
+    return done, *_claim_some(store, wanted, wanted.limit, look)
 
 
 def _claim_some(
-    store: Store, wanted: Wanted, limit: int, take: t.Callable[[Store, Wanted], _Look] | None = None
+    store: Store, wanted: Wanted, limit: int, first: _Look | None = None
 ) -> tuple[Claims, set[int] | None]:
-    window, claims = 4 * _size(limit) + _SPARE, Claims()
+    window, claims = _window(limit), Claims()
     for _ in range(_MOST_ROUNDS):
         wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window)
-        look = (take or _take)(store, wanted)
+        look, first = first or _take(store, wanted), None
         live = [row for row in look.rows if row.live]
         copies = taken(store, wanted.locker, live)
         kept = [row for row in live if row.copy_of is None or row.id in copies]
@@ -154,6 +181,10 @@ def _left(store: Store, look: _Look) -> set[int] | None:
     if look.full or look.seen is None or has_quotas(store.settings):
         return None
     return set(look.seen).difference(row.id for row in look.rows)
+
+
+def _window(limit: int) -> int:
+    return 4 * _size(limit) + _SPARE
 
 
 def _size(limit: int) -> int:
@@ -247,14 +278,21 @@ def _take_in_one(store: Store, wanted: Wanted) -> _Look:
     return _taken(store, wanted, store.run(("claim", wanted.key), build, wanted.values(store)).all())
 
 
-def _settle_and_take(store: Store, wanted: Wanted, results: Results, done: Done) -> _Look:
-    """Settle, and note the outcomes; and take if all were settled."""
-    key = ("settle and claim", wanted.key, store.settings.late_results, results.key)
-    build = lambda: _statement(store, wanted, at_once.statement(store, results.holder).cte("settled"))  # noqa: E731
+def _settle_and_take(store: Store, wanted: Wanted, results: Results) -> tuple[Done, _Look]:
+    """Settle, and take if all were settled.
+
+    It waits for no lock: a lease begins with its statement, and what waits there claims by old sights.
+    """
+    holder = results.holder
+
+    def build() -> sa.Executable:
+        return _statement(store, wanted, at_once.statement(store, holder, skip_locked=True).cte("settled"))
+
+    key = ("settle and claim", wanted.key, store.settings.late_results)
     found = store.run(key, build, wanted.values(store) | results.values).all()
     some: list[int] | None = found[0].some
-    done |= at_once.settled(store, results, [one.job_id for one in results.items] if some is None else some)
-    return _taken(store, wanted, found)
+    ids = [item.job_id for item in results.items] if some is None else some
+    return at_once.settled(store, results, ids), _taken(store, wanted, found)
 
 
 def _taken(store: Store, wanted: Wanted, found: Rows) -> _Look:
@@ -274,7 +312,7 @@ def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> s
     LOCKED)`` may run the subselect again for each row and hand out everything.
 
     :param settled: what settles the results that come with it. It is run to its end before the
-        first candidate is looked for: who waits for a lock then holds none of a claim.
+        first candidate is looked for, and nothing is claimed unless it settles all.
     """
     c = store.jobs.c
     best = find.candidates(store, wanted)

@@ -58,6 +58,8 @@ def check_json(field: str, value: object, max_bytes: int) -> None:
 
     :param max_bytes: of canonical JSON in UTF-8.
     """
+    if value is None:
+        return
     _check_shape(field, value)
     try:
         text = canonical(value)
@@ -87,6 +89,15 @@ def check_name(field: str, value: object) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise Invalid({field: [f"A name matches {NAME.pattern}."]})
     return value
+
+
+def check_names(field: str, names: t.Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the names of a list, each once; no list stays none."""
+    if names is None:
+        return None
+    if isinstance(names, str) or not names:
+        raise Invalid({field: ["This is a list of one or more names."]})
+    return tuple(dict.fromkeys(check_name(field, name) for name in names))
 
 
 def check_file_name(field: str, value: object) -> str:

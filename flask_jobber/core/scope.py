@@ -7,10 +7,13 @@ import typing as t
 
 import sqlalchemy as sa
 from sqlalchemy.sql import visitors
+from sqlalchemy.sql.functions import FunctionElement
 
 from .store import missed
 
 Expression = sa.ColumnElement[t.Any]
+# A function of the app's own may read anything as well, and so may text.
+_READERS = (sa.SelectBase, sa.TextClause, FunctionElement)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class Scope:
     key: t.Hashable
     values: dict[str, t.Any]
     _places: dict[str, str]
+
+    @property
+    def reads_others(self) -> bool:
+        """Whether it may look at more than the job itself: at other jobs, say."""
+        return any(isinstance(element, _READERS) for element in visitors.iterate(self.expression))
 
     @property
     def template(self) -> Expression:

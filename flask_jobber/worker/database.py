@@ -15,8 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..api.problems import document
 from ..core import hold, queries, rates, settle, trust
 from ..core.at_once import Delivery
-from ..core.candidates import Wanted
-from ..core.claim import Claim, Claims, claim_and_see
+from ..core.claim import Claim, Claims, claim, want
 from ..core.engines import is_transient
 from ..core.enqueue import begin
 from ..core.exchange import Exchange
@@ -190,15 +189,13 @@ class DatabaseSource:
     def _claim(self, wish: Wish | None, results: Exchange | None) -> Claims:
         if wish is None or not wish.types:
             return Claims()
-        wanted = Wanted(
-            self._holder.locker, self._holder.scope, wish.types, wish.queues, wish.min_priority,
-            wish.max_priority, limit=wish.limit,
-        )  # fmt: skip
+        store = self._jobber.store()
+        wanted = want(store, self._holder.locker, **dataclasses.asdict(wish))
         try:
-            claims, _ = (
-                claim_and_see(self._jobber.store(), wanted)
+            claims = (
+                claim(store, wanted)
                 if results is None
-                else results.claim(wanted, self._jobber.db.session.commit)
+                else results.claim(wanted, self._jobber.db.session.commit)[0]
             )
             self._has_room = True
         except TooManyClaims:  # it has said so before it took any
