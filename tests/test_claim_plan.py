@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 
+from conftest import MakeWorld
 from support import Client, World
 
 MANY = 20_000
@@ -264,3 +265,30 @@ def test_no_call_reads_the_whole_table(world: World) -> None:
 def _tidy(world: World) -> None:
     with world.app.app_context():
         world.jobber.tidy()
+
+
+class SecondWork(PostgresWork):
+    """Pages that PostgreSQL reads when it does the same once more."""
+
+    def _explain(self, connection: sa.Connection, statement: str, values: t.Any) -> None:
+        super()._explain(connection, statement, values)
+        before = self.amount
+        super()._explain(connection, statement, values)
+        self.amount -= before
+
+
+def test_what_was_settled_long_ago_is_met_once(make_world: MakeWorld, postgres_url: str) -> None:
+    """It stays in the index of leases until a vacuum, where statistics make PostgreSQL think of a bitmap."""
+    world = make_world(postgres_url)
+    fill(world, state="locked", locked_by="user_bob", locked_until=NOW, lease_seconds=1)
+    with world.session() as session:
+        session.execute(sa.text("ANALYZE job"))
+        ended = {"state": "succeeded", "finished_at": NOW, "locked_until": None}
+        session.execute(sa.update(world.Job.__table__).values(ended))
+    world.enqueue()
+    work, client = SecondWork(), world.client()
+    with world.app.app_context(), work.counted(world.db.engine):
+        assert len(client.claim(types=["work"])) == 1
+    assert (
+        work.amount <= 2 * work.bound
+    )  # the pages of the index are gone through, for the first and from there

@@ -289,8 +289,24 @@ def _part(store: Store, wanted: Wanted, *conditions: Expression) -> sa.Select[t.
 
 def _lapsed_part(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
     c = store.jobs.c
-    part = _part(store, wanted, lapsed(store, wanted.clock), wanted.scope.template, *wished(store, wanted))
+    found = (lapsed(store, wanted.clock), *_not_before_the_first(store))
+    part = _part(store, wanted, *found, wanted.scope.template, *wished(store, wanted))
     return part.order_by(c.priority.desc(), turn(store), c.run_at, c.id)
+
+
+def _not_before_the_first(store: Store) -> tuple[Expression, ...]:
+    """Whether a lease ends no earlier than the first does, as all do: what is before is dead.
+
+    Each settled job leaves an entry in PostgreSQL's index, which a claim meets once its lease would
+    be over. A bitmap scan, of which PostgreSQL may think here, reads all of them each time until a
+    vacuum takes them away, and in a large table none does for long: within half an hour claims took
+    four times as long. The look for the first marks them, and the next one skips them.
+    """
+    if store.engine_name != "postgresql":
+        return ()
+    j = store.jobs.alias("first").c
+    first = sa.select(j.locked_until).where(j.state == word(State.LOCKED)).order_by(j.locked_until)
+    return (store.jobs.c.locked_until >= first.limit(number(1)).scalar_subquery(),)
 
 
 def _queued_part(store: Store, wanted: Wanted, branch: Branch) -> sa.Select[t.Any]:
