@@ -29,7 +29,8 @@ class Delivery(Item):
 
     def check(self, store: Store) -> None:
         check_json("result", self.result, store.settings.max_result_bytes)
-        check_json("extras", self.extras, store.settings.max_result_bytes)
+        if self.extras is not None:
+            check_json("extras", self.extras, store.settings.max_result_bytes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -58,8 +58,6 @@ def check_json(field: str, value: object, max_bytes: int) -> None:
 
     :param max_bytes: of canonical JSON in UTF-8.
     """
-    if value is None:
-        return
     _check_shape(field, value)
     try:
         text = canonical(value)
