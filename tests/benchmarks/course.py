@@ -10,8 +10,8 @@ import typing as t
 from . import cpu
 from .table import Line
 
-#: Seconds to warm up again in each round.
-AGAIN = 0.1
+#: Seconds to warm up again in each round: each connection plans each statement anew after a vacuum.
+AGAIN = 0.3
 
 
 class Key(t.NamedTuple):

@@ -39,9 +39,9 @@ NAMES = {
 }
 COMPARED = ("plain", "single", "exchange100")
 ON_SQLITE = ("plain", "plain100", "single", "exchange1", "exchange100")
-# Seconds to warm up; ``exchange1`` makes the statements of ``single``.
+# Seconds to warm up.
 WARM = {"empty": 0.1, "plain": 0.7, "plain10": 0.5, "plain100": 0.7, "single": 2}
-WARM |= {"exchange10": 1, "exchange100": 2}
+WARM |= {"exchange1": 1, "exchange10": 1, "exchange100": 2}
 Spenders = dict[str, t.Callable[[], t.Iterable[int]]]
 POSTGRES: Spenders = {"database": functools.partial(cpu.named, cpu.POSTGRES)}
 COLUMNS = ("of by hand", *cpu.COLUMNS)
