@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from ..api.identity import ACCOUNT
 from ..core.engines import utcnow
+from ..core.lockers import login_of
 from ..core.states import State, Verb
 from .verbs import NAME, Book, NoSuchWorker, locker_of
 
@@ -74,7 +75,7 @@ def _held(book: Book) -> t.Mapping[str, int]:
     counted = sa.select(c.locked_by, number).where(*mine).group_by(c.locked_by)
     held = collections.Counter[str]()
     for row in book.store.execute(counted):
-        held[row.locked_by.partition("/")[0]] += row.number
+        held[login_of(row.locked_by)] += row.number
     return held
 
 
@@ -89,7 +90,7 @@ def stats(book: Book, name: str | None = None) -> list[Seen]:
     counted = sa.select(*columns, number).where(h.locker.startswith(ACCOUNT)).group_by(*columns)
     counts = collections.defaultdict[str, collections.Counter[str]](collections.Counter)
     for row in book.store.execute(counted):
-        counts[row.locker.partition("/")[0]][_told(row.reason, row.to_state)] += row.number
+        counts[login_of(row.locker)][_told(row.reason, row.to_state)] += row.number
     workers = seen(book, name)
     for worker in workers:
         counts[worker["locker"]]["held"] = worker["held"]

@@ -15,6 +15,7 @@ from marshmallow import Schema
 from ..core import attachments, copies, queries
 from ..core.claim import Claim, Claims
 from ..core.hold import Holder, Row
+from ..core.lockers import login_of
 from ..core.states import State, Verb
 from ..core.store import Store
 from ..errors import DuplicateJob, NotFound
@@ -209,7 +210,7 @@ class Call:
 
     def is_mine(self, locker: str | None) -> bool:
         """Whether a locker name is this login's, on whatever node."""
-        return locker is not None and locker.partition("/")[0] == self.identity.login
+        return locker is not None and login_of(locker) == self.identity.login
 
     def history(self, rows: t.Sequence[Row], *, everything: bool) -> list[dict[str, t.Any]]:
         """Return rows of a history, without the names and tracebacks of others unless ``everything``."""

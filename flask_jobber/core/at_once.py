@@ -41,11 +41,6 @@ class Results:
     items: t.Sequence[Delivery]
 
     @property
-    def key(self) -> t.Hashable:
-        """What decides the text of the statement, besides the settings."""
-        return self.holder.scope.key
-
-    @property
     def values(self) -> dict[str, t.Any]:
         """The values of the statement, by name."""
         rows = [
@@ -76,7 +71,7 @@ def _is_sound(store: Store, item: Item) -> bool:
 def deliver(store: Store, results: Results) -> Done:
     """Settle those that can be, and return their outcomes."""
     build = lambda: statement(store, results.holder)  # noqa: E731
-    key = ("deliver", store.settings.late_results, results.key)
+    key = ("deliver", store.settings.late_results, results.holder.scope.key)
     return settled(store, results, store.run(key, build, results.values).scalars().all())
 
 

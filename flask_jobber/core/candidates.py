@@ -28,7 +28,7 @@ from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Groupin
 
 from .engines import Instant, plus_seconds, position, utcnow
 from .lanes import unpaused
-from .lockers import unblocked
+from .lockers import login_of, unblocked
 from .models import UNLED, UNTYPED, JobMixin
 from .payload import RESERVED, names_of
 from .scope import Expression, Scope
@@ -97,7 +97,7 @@ class Wanted:
         names = names_of(self.locker)
         given = {
             "locker": self.locker,
-            "login": self.locker.partition("/")[0],
+            "login": login_of(self.locker),
             "limit": self.limit,
             "least": self.min_priority,
             "most": self.max_priority,

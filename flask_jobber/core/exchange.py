@@ -14,7 +14,7 @@ from .store import Store
 
 
 class Exchange:
-    """Results of one holder on their way: a claim settles them, or who asks what became of them."""
+    """The results of one holder, if any: a claim settles them, or who asks what became of them."""
 
     def __init__(self, store: Store, holder: Holder, items: t.Sequence[Delivery]) -> None:
         self._store, self._holder, self._items = store, holder, items
@@ -42,7 +42,9 @@ class Exchange:
 
     def _claim_beside(self, wanted: Wanted) -> tuple[Claims, set[int] | None] | None:
         """Do both by one statement, if it settles all of them."""
-        if self._outcomes is not None or not can_claim_beside(self._store, wanted, self._holder):
+        if self._outcomes is not None or not self._items:
+            return None
+        if not can_claim_beside(self._store, wanted, self._holder):
             return None
         results = at_once.read(self._store, self._holder, self._items)
         if results is None:

@@ -25,7 +25,7 @@ def check_room(store: Store, locker: str, *, new: bool = True) -> int:
     settings = store.settings
     if not has_quotas(settings):
         return settings.max_claim
-    login = locker.partition("/")[0]
+    login = lockers.login_of(locker)
     _serialize(store, login)
     limits = lockers.limits(store, login)
     room = settings.max_claim

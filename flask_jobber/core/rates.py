@@ -18,6 +18,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from .candidates import Wanted, word
 from .engines import Instant, plus_seconds, utcnow
 from .limits import Limit
+from .lockers import login_of
 from .scope import EVERYTHING, Expression
 from .states import State
 from .store import Store, missed
@@ -121,7 +122,7 @@ def _concerns(limit: Limit, wanted: Wanted) -> bool:
 
 
 def _login(wanted: Wanted) -> str:
-    return wanted.locker.partition("/")[0]
+    return login_of(wanted.locker)
 
 
 def _row(limit: Limit, wanted: Wanted) -> str:

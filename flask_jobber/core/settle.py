@@ -25,6 +25,7 @@ from .hold import (
     refusal,
     settle,
 )
+from .lockers import login_of
 from .payload import canonical, check_error, check_seconds
 from .process import call_processor, check_answer, describe, has_say
 from .states import State, Verb
@@ -140,9 +141,7 @@ def _rejection(store: Store, row: Row, verdict: ResultRejected, verb: Verb, was:
     error = {"type": "ResultRejected", "message": describe(verdict)["message"], "traceback": None}
     state, values = _failed_once(store, row)
     if verdict.then == "exclude":
-        # The login's part: a client chooses the name of its node.
-        login = row.locked_by.partition("/")[0]
-        values["not_for"] = sorted({*(row.not_for or ()), login})
+        values["not_for"] = sorted({*(row.not_for or ()), login_of(row.locked_by)})
     return Change(verb, row.id, was, state, row.attempts, row.locked_by, error, values)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..api.problems import document
 from ..core import hold, queries, rates, settle, trust
 from ..core.at_once import Delivery
-from ..core.claim import Claim, Claims, claim, want
+from ..core.claim import Claim, Claims, want
 from ..core.engines import is_transient
 from ..core.enqueue import begin
 from ..core.exchange import Exchange
@@ -98,13 +98,15 @@ class DatabaseSource:
         with self._transaction():
             if wish is not None:
                 rates.precede(self._jobber.store(), self._holder.locker)
-            results = None if wish is None or beats else self._results_alone(settled)
-            told = [] if results is not None else [*self._settle(settled), *self._beat(beats)]
+            alone = not beats and all(map(_is_plain, settled))
+            results, others = (settled, []) if alone else ([], settled)
+            items = [_delivery(one.job, t.cast(Succeeded, one.outcome)) for one in results]
+            exchange = Exchange(self._jobber.store(), self._holder, items)
+            told = [*self._settle(others), *self._beat(beats)]
             if trust.has_locked(self._jobber.store()):  # who claims others then may wait in a ring
                 self._jobber.db.session.commit()
-            claims = self._claim(wish, results)
-            if results is not None:
-                told = [_told(one.job, done) for one, done in zip(settled, results.settle(), strict=True)]
+            claims = self._claim(wish, exchange)
+            told += [_told(one.job, done) for one, done in zip(results, exchange.settle(), strict=True)]
             jobs = self._jobs(claims)
         if told or jobs:
             self._upkeep.is_wanted = True
@@ -133,16 +135,6 @@ class DatabaseSource:
         if self._seat is not None:
             self._seat.leave()
         return []
-
-    def _results_alone(self, settled: t.Sequence[Settlement]) -> Exchange | None:
-        """Return the results, if there is nothing else to settle: the statement of the claim may do it."""
-        items = [
-            _item(one.job, one.outcome)[1]
-            for one in settled
-            if isinstance(one.outcome, Succeeded) and not one.outcome.enqueued
-        ]
-        alone = len(items) == len(settled) > 0
-        return Exchange(self._jobber.store(), self._holder, t.cast(list[Delivery], items)) if alone else None
 
     def _settle(self, settled: t.Sequence[Settlement]) -> list[Told]:
         """Settle many of a kind at once; a job that has enqueued others goes by itself."""
@@ -186,17 +178,12 @@ class DatabaseSource:
         outcomes = hold.extend(self._jobber.store(), self._holder, items) if items else []
         return [_told(beat.job, done) for beat, done in zip(beats, outcomes, strict=True)]
 
-    def _claim(self, wish: Wish | None, results: Exchange | None) -> Claims:
+    def _claim(self, wish: Wish | None, exchange: Exchange) -> Claims:
         if wish is None or not wish.types:
             return Claims()
-        store = self._jobber.store()
-        wanted = want(store, self._holder.locker, **dataclasses.asdict(wish))
+        wanted = want(self._jobber.store(), self._holder.locker, **dataclasses.asdict(wish))
         try:
-            claims = (
-                claim(store, wanted)
-                if results is None
-                else results.claim(wanted, self._jobber.db.session.commit)[0]
-            )
+            claims, _ = exchange.claim(wanted, self._jobber.db.session.commit)
             self._has_room = True
         except TooManyClaims:  # it has said so before it took any
             claims, self._has_room = Claims(), False
@@ -238,10 +225,19 @@ def _check_pool(jobber: Jobber) -> None:
         )
 
 
+def _is_plain(one: Settlement) -> bool:
+    """Whether it is a result and nothing else: the statement of the claim may settle it."""
+    return isinstance(one.outcome, Succeeded) and not one.outcome.enqueued
+
+
+def _delivery(job: Job, outcome: Succeeded) -> Delivery:
+    return Delivery(job.id, job.attempt, outcome.result, outcome.extras)
+
+
 def _item(job: Job, outcome: Succeeded | Failed | Released) -> tuple[t.Callable[..., list[Outcome]], Item]:
     key = (job.id, job.attempt)
     if isinstance(outcome, Succeeded):
-        return settle.deliver, Delivery(*key, outcome.result, outcome.extras)
+        return settle.deliver, _delivery(job, outcome)
     if isinstance(outcome, Released):
         return hold.release, hold.Release(*key, outcome.delay_seconds)
     failure = settle.Failure(
