@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import typing as t
 
 import pytest
@@ -14,6 +15,15 @@ from race_support import LIMIT, engine_of, start, watching
 from support import Client, World
 
 CLAIM = {"types": ["work"], "limit": 5}
+_GIVEN: list[dict[str, t.Any]] = [
+    {"result": {"a": [1, None, "ä\\u2028'\"]}"]}, "extras": {"seconds": 1.5}},
+    {"result": None},
+    {},
+    {"result": "null", "extras": {}},
+    {"result": 2**60, "extras": None},
+    {"result": [[[]]], "extras": {"id": 1, "attempt": 2}},
+    {"result": False},
+]
 
 
 @pytest.fixture
@@ -78,6 +88,51 @@ def test_what_one_statement_cannot_settle_is_settled_before_the_claim(world: Wor
     assert exchange(client, [*held, absent]) == ([200, 200, 404], [following])
     assert exchange(client, [held[0]]) == ([200], [])
     assert [world.job(job["id"]).state for job in held] == ["succeeded"] * 2
+
+
+@pytest.mark.parametrize("limit", [1, 7])
+def test_each_job_gets_its_own_result(world: World, limit: int) -> None:
+    """In whatever order they come, with extras or none, and null as a result like any other."""
+    client = world.client()
+    for number in range(limit):
+        world.enqueue(data=number)
+    for job in client.claim(limit=limit)[::2]:  # so that their attempts differ
+        client.delete(job["href"])
+    client.claim(limit=limit)
+    held = client.get("/claims").get_json()["jobs"]
+    assert len(held) == limit
+    random.Random(limit).shuffle(held)
+    said = {job["id"]: given for job, given in zip(held, _GIVEN, strict=False)}
+    results = [{"id": job["id"], "attempt": job["attempt"]} | said[job["id"]] for job in held]
+    outcomes = client.post("/exchange", {"results": results, "claim": CLAIM}).get_json()["outcomes"]
+    assert [(one["id"], one["status"]) for one in outcomes] == [(job["id"], 200) for job in held]
+    for job_id, given in said.items():
+        job = world.job(job_id)
+        assert (job.result, job.extras) == (given.get("result"), given.get("extras"))
+
+
+def test_results_that_are_large_together_are_settled_each(make_world: MakeWorld, db_url: str) -> None:
+    """The limit is for one."""
+    world = make_world(db_url, JOBBER_MAX_RESULT_BYTES=100)
+    client, ids = world.client(), [world.enqueue() for _ in range(3)]
+    held = client.claim(limit=3)
+    texts = ["a" * 90, "b" * 90, "c" * 99]  # with its quotes it is one too long
+    results = [{"id": job["id"], "attempt": 1, "result": text} for job, text in zip(held, texts, strict=True)]
+    outcomes = client.post("/exchange", {"results": results}).get_json()["outcomes"]
+    assert [one["status"] for one in outcomes] == [200, 200, 413]
+    assert [world.job(job_id).result for job_id in ids[:2]] == texts[:2]
+
+
+def test_a_result_alone_is_planned_once(postgres: World) -> None:
+    """PostgreSQL keeps a plan that it takes to cost no more than one for these very values."""
+    client = postgres.client()
+    for _ in range(20):
+        postgres.enqueue()
+    for job in client.claim(limit=20):
+        client.put(f"{job['href']}/result", {"result": 1})
+    plans = "SELECT generic_plans FROM pg_prepared_statements WHERE statement LIKE '%%json_to_recordset%%'"
+    with engine_of(postgres).connect() as connection:
+        assert connection.exec_driver_sql(plans).scalars().all() == [20 - 5 - 5]
 
 
 def test_a_result_given_twice_has_two_outcomes(world: World) -> None:

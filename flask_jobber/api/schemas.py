@@ -91,6 +91,8 @@ class Short(fields.List):  # type: ignore[type-arg]  # generic since marshmallow
     def _deserialize(self, value: t.Any, attr: str | None, data: t.Any, **kwargs: t.Any) -> list[t.Any]:
         if isinstance(value, list) and len(value) > self._longest:
             raise ValidationError(f"At most {self._longest} items.")
+        if isinstance(self.inner, Unread) and isinstance(value, list) and all(type(v) is dict for v in value):
+            return value  # as it would be item by item, in a twentieth of the time
         return super()._deserialize(value, attr, data, **kwargs)
 
 

@@ -136,6 +136,8 @@ def can_claim_beside(store: Store, wanted: Wanted, holder: Holder) -> bool:
 
     It sees no job as it has left it: nothing may be counted between the two, nor a scope look at other jobs.
     """
+    if store.engine_name != "postgresql":
+        return False
     same = holder.locker == wanted.locker and holder.scope is wanted.scope
     counted = store.rules.limits or has_quotas(store.settings) or wanted.scope.reads_others
     return same and not counted

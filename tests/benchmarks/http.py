@@ -17,12 +17,13 @@ from . import cpu, load, rows, servers, sql
 from .course import Course, Key, Seen, Way
 from .table import Figure, Report, Table, ratio, versions
 
-SERVER = "gunicorn threads"
+# The server of all shapes, and that with a process for each core.
+SERVER, SERVER_TWO = "gunicorn threads", "gunicorn threads, two processes"
 SERVERS = ("gunicorn", "gevent", "granian")
 CLIENTS = (1, 8, 32)
 SIZES = load.SIZES
 # Rows to take from: jobs, and those of the views written by hand; to warm up, and for each round and second.
-FIRST, ROWS, ROWS_SQLITE = (60_000, 60_000), (60_000, 250_000), (20_000, 100_000)
+FIRST, ROWS, ROWS_SQLITE = (60_000, 60_000), (120_000, 350_000), (20_000, 100_000)
 NAMES = {
     "empty": "an empty view, twice",
     "plain": "views by hand, single",
@@ -38,6 +39,7 @@ NAMES = {
     "sqlite3": "sqlite3 by 100, one thread",
 }
 COMPARED = ("plain", "single", "exchange100")
+ON_SERVERS = ("empty", "plain", "plain100", "single", "exchange1", "exchange100")
 ON_SQLITE = ("plain", "plain100", "single", "exchange1", "exchange100")
 # Seconds to warm up.
 WARM = {"empty": 0.1, "plain": 0.7, "plain10": 0.5, "plain100": 0.7, "single": 2}
@@ -78,7 +80,7 @@ def on_postgres(arguments: argparse.Namespace) -> Course:
         running = start_servers(stack, servers.COMMANDS, arguments.url, course)
         for key in keys(arguments.clients):
             if key.server in running:
-                every = 1 if is_main(key, arguments.clients) else 3
+                every = 1 if is_main(key, arguments.clients) or key.server == SERVER_TWO else 3
                 warm = WARM.get(key.shape, 0) if key.clients == arguments.clients else 0
                 course.ways[key] = over_http(key, running[key.server], clients, POSTGRES, every, warm)
         course.ways |= pgbench_ways(stack, arguments)
@@ -98,7 +100,7 @@ def keys(clients: int) -> list[Key]:
     """Return what is done over HTTP on PostgreSQL."""
     found = [Key(shape, SERVER, clients) for shape in load.SHAPES]
     found += [Key(shape, SERVER, number) for number in CLIENTS for shape in COMPARED]
-    found += [Key(shape, name, clients) for name in servers.COMMANDS for shape in ("empty", *COMPARED)]
+    found += [Key(shape, name, clients) for name in servers.COMMANDS for shape in ON_SERVERS]
     return list(dict.fromkeys(found))
 
 
@@ -221,10 +223,12 @@ def report_servers(course: Course, arguments: argparse.Namespace, tables: Report
     settings |= {name: version for name, version in versions().items() if name in SERVERS}
     table = tables.table("by server, PostgreSQL", "jobs/s", columns=COLUMNS, settings=settings)
     for server in servers.COMMANDS:
-        for shape in ("empty", *COMPARED):
+        for shape in ON_SERVERS:
             seen = course.seen.get(Key(shape, server, arguments.clients))
             by_hand = course.seen.get(Key("plain", server, arguments.clients))
             add(table, f"{server}: {NAMES[shape]}", seen, by_hand)
+    of_two = {key.shape: seen for key, seen in course.seen.items() if key.server in (SERVER_TWO, "pgbench")}
+    check(table, of_two, TARGETS)
 
 
 def report_sqlite(course: Course, arguments: argparse.Namespace, tables: Report) -> None:

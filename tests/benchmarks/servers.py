@@ -1,4 +1,4 @@
-"""The app under load, on one of several servers: one process each, of eight threads if it has threads."""
+"""The app under load, on one of several servers: of eight threads a process if it has threads."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ _APP = "tests.benchmarks.apps"
 #: By name, what follows ``python -m``.
 COMMANDS = {
     "gunicorn threads": f"gunicorn --threads 8 --bind 127.0.0.1:{{port}} {_APP}:create_app()",
+    "gunicorn threads, two processes": (
+        f"gunicorn --workers 2 --threads 8 --bind 127.0.0.1:{{port}} {_APP}:create_app()"
+    ),
     "gunicorn gevent": f"gunicorn --worker-class gevent --bind 127.0.0.1:{{port}} {_APP}:create_app()",
     "granian": f"granian --interface wsgi --blocking-threads 8 --port {{port}} --factory {_APP}:create_app",
 }
