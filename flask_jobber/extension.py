@@ -29,6 +29,7 @@ from .core.at_once import Delivery
 from .core.backoff import Backoff, read_backoff
 from .core.claim import Claims
 from .core.files import Storage, make_storage
+from .core.front import Fronts
 from .core.models import (
     AttachmentMixin,
     HistoryMixin,
@@ -80,6 +81,7 @@ class _State:
     wakeup: Wakeup
     next_tidy: float | None = None
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    fronts: Fronts = dataclasses.field(default_factory=Fronts)
 
 
 class Jobber(Producer, Schedules, Owners, Attachments, Batches, Limits, Trust):
@@ -211,7 +213,7 @@ class Jobber(Producer, Schedules, Owners, Attachments, Batches, Limits, Trust):
         found = (self._undeclared, self._statements)
         store = functools.partial(Store, session, *tables, here.settings, *known, self, *found)
         ours = self.Attachment, here.storage, here.wakeup, self.Batch, self._hurry(), self._rules
-        return store(*ours)
+        return store(*ours, here.fronts)
 
     # -- what the app registers ------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, Null
 
 from .engines import Instant, plus_seconds, position, utcnow
+from .front import Front
 from .lanes import unpaused
 from .lockers import login_of, unblocked
 from .models import UNLED, UNTYPED, JobMixin
@@ -73,6 +74,8 @@ class Wanted:
     window: int = 36
     #: Whether to see what it leaves.
     ahead: bool = False
+    #: Where to begin; and it ends with jobs of that priority.
+    front: Front | None = None
 
     @property
     def key(self) -> t.Hashable:
@@ -87,6 +90,7 @@ class Wanted:
             self.max_priority is None,
             self.window,
             self.ahead,
+            self.front is None,
             self.reserved,
             _length(self.but_types),
             _length(self.but_queues),
@@ -110,9 +114,18 @@ class Wanted:
             **_listed("but_type", self.but_types),
             **_listed("but_queue", self.but_queues),
         }
+        if self.front is not None:
+            given |= {f"front_{name}": value for name, value in self.front._asdict().items()}
         for branch, priorities in (levels or {}).items():
             given |= _numbered(f"level_{branch}", priorities or ())
         return given if self.now is None else {**given, "now": self.now}
+
+    @property
+    def kind(self) -> t.Hashable:
+        """What decides which jobs it may have."""
+        bounds = (self.min_priority, self.max_priority, self.reserved, self.but_types, self.but_queues)
+        given = (tuple(value) if isinstance(value, list) else value for value in self.scope.values.values())
+        return (self.locker, self.scope.key, *given, self.types, self.queues, *bounds)
 
     @property
     def clock(self) -> Expression:
@@ -210,11 +223,16 @@ def lease_end(wanted: Wanted, length: Expression) -> Expression:
     return plus_seconds(wanted.clock, length)
 
 
-def candidates(store: Store, wanted: Wanted, levels: Levels = None) -> sa.Select[t.Any]:
-    """Select ``id, priority, turn, run_at`` of the best, in order, at most ``wanted.window``."""
-    parts = [_lapsed_part(store, wanted)]
+def candidates(
+    store: Store, wanted: Wanted, levels: Levels = None, first: Expression | None = None
+) -> sa.Select[t.Any]:
+    """Select ``id, priority, turn, run_at`` of the best, in order, at most ``wanted.window``.
+
+    :param first: the end of the lease that ends first, see :func:`first_lease`.
+    """
+    parts = [_lapsed_part(store, wanted, first)]
     for place, branch in enumerate(_branches(store, wanted)):
-        parts.append(_queued_part(store, wanted, branch))
+        parts.extend(_queued_parts(store, wanted, branch))
         parts.extend(_scheduled_parts(store, wanted, branch, place, levels))
     # Only PostgreSQL takes an ORDER BY within a UNION as it is.
     selects = parts if store.engine_name == "postgresql" else [sa.select(part.subquery()) for part in parts]
@@ -287,32 +305,39 @@ def _part(store: Store, wanted: Wanted, *conditions: Expression) -> sa.Select[t.
     return part.limit(number(wanted.window))
 
 
-def _lapsed_part(store: Store, wanted: Wanted) -> sa.Select[t.Any]:
+def _lapsed_part(store: Store, wanted: Wanted, first: Expression | None) -> sa.Select[t.Any]:
     c = store.jobs.c
-    found = (lapsed(store, wanted.clock), *_not_before_the_first(store))
-    part = _part(store, wanted, *found, wanted.scope.template, *wished(store, wanted))
-    return part.order_by(c.priority.desc(), turn(store), c.run_at, c.id)
+    bound = () if first is None else (c.locked_until >= first,)
+    found = (lapsed(store, wanted.clock), *bound, wanted.scope.template, *wished(store, wanted))
+    return _part(store, wanted, *found).order_by(c.priority.desc(), turn(store), c.run_at, c.id)
 
 
-def _not_before_the_first(store: Store) -> tuple[Expression, ...]:
-    """Whether a lease ends no earlier than the first does, as all do: what is before is dead.
+def first_lease(store: Store, wanted: Wanted) -> Expression:
+    """Return the end of the lease that ends first: no lease ends earlier, and what is before is dead.
 
     Each settled job leaves an entry in PostgreSQL's index, which a claim meets once its lease would
     be over. A bitmap scan, of which PostgreSQL may think here, reads all of them each time until a
     vacuum takes them away, and in a large table none does for long: half an hour of steady load came
     down from 126 jobs a second to 50. The look for the first marks them, and the next one skips them.
     """
-    if store.engine_name != "postgresql":
-        return ()
-    j = store.jobs.alias("first").c
-    first = sa.select(j.locked_until).where(j.state == word(State.LOCKED)).order_by(j.locked_until)
-    return (store.jobs.c.locked_until >= first.limit(number(1)).scalar_subquery(),)
+    j = store.jobs.alias("held").c
+    held = sa.select(j.locked_until).where(j.state == word(State.LOCKED)).order_by(j.locked_until)
+    if wanted.front is not None:
+        held = held.where(j.locked_until >= missed("front_lease", Instant()))
+    return sa.select(held.limit(number(1)).cte("first").c.locked_until).scalar_subquery()
 
 
-def _queued_part(store: Store, wanted: Wanted, branch: Branch) -> sa.Select[t.Any]:
+def _queued_parts(store: Store, wanted: Wanted, branch: Branch) -> t.Iterator[sa.Select[t.Any]]:
     c = store.jobs.c
     part = _part(store, wanted, *branch.lead, c.state == word(State.QUEUED), *branch.rest)
-    return part.order_by(*branch.order, c.priority.desc(), c.turn, c.run_at, c.id)
+    part = part.order_by(*branch.order, c.priority.desc(), c.turn, c.run_at, c.id)
+    if wanted.front is None:
+        yield part
+        return
+    priority = missed("front_priority", sa.Integer())
+    place = (missed("front_turn", sa.BigInteger()), missed("front_run_at", Instant()))
+    yield part.where(c.priority > priority)
+    yield part.where(c.priority == priority, sa.tuple_(c.turn, c.run_at) >= sa.tuple_(*place))
 
 
 def _scheduled_parts(
@@ -387,6 +412,8 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
 
 
 def _least(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
+    if wanted.front is not None:  # a claim of more looks from the beginning then
+        return (store.jobs.c.priority >= missed("front_priority", sa.Integer()),)
     bound = missed("least", sa.Integer())
     return () if wanted.min_priority is None else (store.jobs.c.priority >= bound,)
 

@@ -15,6 +15,7 @@ from .at_once import Done, Results
 from .candidates import Levels, Wanted
 from .engines import utcnow
 from .expire import LAPSED, end_dead
+from .front import Front, Kind
 from .hold import Holder
 from .lockers import login_of, mark
 from .news import hint_due
@@ -43,11 +44,13 @@ class _Look(t.NamedTuple):
     :param rows: as they were before.
     :param seen: the ids of what it looked at, if it was to say; these among them.
     :param full: whether there may be more than it looked at.
+    :param lease: the end of the lease that ends first, where a claim may begin there.
     """
 
     rows: Rows
     seen: t.Collection[int] | None
     full: bool
+    lease: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,18 +151,27 @@ def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, 
 
     :returns: also the outcomes of those that are.
     """
-    wanted = dataclasses.replace(wanted, window=_window(wanted.limit))
+    front = _kind(store, wanted).begin()
+    wanted = dataclasses.replace(wanted, window=_window(wanted.limit), front=front)
     done, look = _settle_and_take(store, wanted, results)
     return done, *_claim_some(store, wanted, wanted.limit, look)
+
+
+def _kind(store: Store, wanted: Wanted) -> Kind:
+    """Return what is known of claims like this one: nothing of one that wants to see what it leaves."""
+    is_plain = store.engine_name == "postgresql" and not wanted.ahead and wanted.now is None
+    return store.fronts.of(wanted.kind) if is_plain else Kind()
 
 
 def _claim_some(
     store: Store, wanted: Wanted, limit: int, first: _Look | None = None
 ) -> tuple[Claims, set[int] | None]:
-    window, claims = _window(limit), Claims()
+    window, claims, kind = _window(limit), Claims(), _kind(store, wanted)
+    front = kind.begin() if first is None else wanted.front
     for _ in range(_MOST_ROUNDS):
-        wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window)
+        wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window, front=front)
         look, first = first or _take(store, wanted), None
+        kind.note(_front(look), len(look.rows), full=front is None)
         live = [row for row in look.rows if row.live]
         copies = taken(store, wanted.locker, live)
         kept = [row for row in live if row.copy_of is None or row.id in copies]
@@ -168,15 +180,23 @@ def _claim_some(
             end_dead(store, wanted)
         elif look.full and not look.rows:  # rivals have locked all of them
             window *= 8
-        elif len(kept) == len(live):
+        elif len(kept) == len(live) and front is None:
             break
         if len(claims) == limit:
             break
+        front = None
     if claims:
         if store.settings.first_daily_claims is not None:
             mark(store, login_of(wanted.locker), "handed", len(claims))
         hint_due(store, min(one.lease_seconds for one in claims))
     return claims, _left(store, look)
+
+
+def _front(look: _Look) -> Front | None:
+    if look.lease is None or not look.rows:
+        return None
+    first = min(look.rows, key=_order)
+    return Front(first.priority, first.turn, first.run_at, look.lease)
 
 
 def _left(store: Store, look: _Look) -> set[int] | None:
@@ -267,12 +287,8 @@ def _before(store: Store, wanted: Wanted) -> list[t.Any]:
     plain = (c.type, c.data, c.queue, c.priority, c.max_attempts, c.created_at, c.has_files)
     old = (c.state.label("was"), c.locked_by.label("was_by"), c.attempts, c.failures)
     live = sa.not_(find.dead(store, wanted.clock)).label("live")
-    return [*plain, c.copy_of, *old, find.granted(store, wanted).label("granted"), live]
-
-
-def _place(store: Store) -> tuple[t.Any, ...]:
-    """Return what else is needed by who orders rows itself."""
-    return find.turn(store), store.jobs.c.run_at
+    place = (find.turn(store), c.run_at)
+    return [*plain, *place, c.copy_of, *old, find.granted(store, wanted).label("granted"), live]
 
 
 def _take_in_one(store: Store, wanted: Wanted) -> _Look:
@@ -303,7 +319,7 @@ def _taken(store: Store, wanted: Wanted, found: Rows) -> _Look:
     made = [row.id for row in live]
     announce_if_heard(store, made, lambda: [change for row in live for change in _changes(wanted, row)])
     seen: list[int] | None = found[0].seen
-    return _Look(rows, seen, seen is None or len(seen) >= wanted.window)
+    return _Look(rows, seen, seen is None or len(seen) >= wanted.window, found[0].lease)
 
 
 def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> sa.Select[t.Any]:
@@ -317,7 +333,8 @@ def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> s
         first candidate is looked for, and nothing is claimed unless it settles all.
     """
     c = store.jobs.c
-    best = find.candidates(store, wanted)
+    first = find.first_lease(store, wanted)
+    best = find.candidates(store, wanted, first=first)
     if settled is not None:
         best = best.where(at_once.are_all(settled))
     # Not materialized, which would lose its order; it is counted only when nothing is picked.
@@ -337,7 +354,7 @@ def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> s
     seen: t.Any = sa.func.array(sa.select(found.c.id).scalar_subquery())
     if not wanted.ahead:  # of interest only when all of it may have been locked
         seen = sa.case((~sa.exists().select_from(picked), seen))
-    facts = [seen.label("seen")]
+    facts = [seen.label("seen"), sa.func.coalesce(first, utcnow()).label("lease")]
     if settled is not None:  # NULL: all of them
         some: t.Any = sa.func.array(sa.select(settled.c.job_id).scalar_subquery())
         facts.append(sa.case((~at_once.are_all(settled), some)).label("some"))
@@ -381,7 +398,7 @@ def _lock_in_sqlite(store: Store, wanted: Wanted, levels: Levels) -> _Look:
         best = find.candidates(store, wanted, levels).limit(missed("limit", sa.Integer())).subquery()
         chosen = store.jobs.c.id.in_(sa.select(best.c.id))
         guard = (chosen, find.still(find.due(store, wanted.clock), wanted.scope.template))
-        return store.locking((*_place(store), *_before(store, wanted)), *guard)
+        return store.locking(_before(store, wanted), *guard)
 
     key = ("lock", wanted.key, find.shape(levels))
     rows = sorted(store.run(key, build, wanted.values(store, levels)).all(), key=_order)
@@ -399,7 +416,7 @@ def _lock_in_mysql(store: Store, wanted: Wanted, levels: Levels) -> _Look:
         ids = missed("ids", expanding=True)
         due = (find.due(store, wanted.clock), wanted.scope.template, *find.wished(store, wanted))
         guard = (store.jobs.c.id.in_(ids), find.still(*due))
-        lock = sa.select(store.jobs.c.id, *_place(store), *_before(store, wanted)).where(*guard)
+        lock = sa.select(store.jobs.c.id, *_before(store, wanted)).where(*guard)
         # By nothing but the key: what MySQL reads on its way it locks.
         return lock.with_hint(store.jobs, "FORCE INDEX (PRIMARY)").with_for_update(skip_locked=True)
 

@@ -390,7 +390,9 @@ def _complete_job_table(mapper: Mapper[t.Any], cls: type[JobMixin]) -> None:
         # A constraint: a foreign key of MySQL needs its index until the table is dropped.
         table.append_constraint(sa.UniqueConstraint(*lead, c.id, name=f"uq_{table.name}_list"))
     _index(table, "lapse", c.state, c.locked_until, only="state = 'locked'")
-    _index(table, "held", c.locked_by, c.state, only="state = 'locked'")
+    # It has a holder anyway. Who looks for leases says none, so that PostgreSQL cannot take it for those,
+    # which is to go through all of it.
+    _index(table, "held", c.locked_by, c.state, only="state = 'locked' AND locked_by IS NOT NULL")
     _index(table, "later", c.state, c.run_at, only=_LATER)
     _index(table, "expire", c.expires_at, c.state, only="expires_at IS NOT NULL AND finished_at IS NULL")
     _index(table, "prune", c.finished_at, only="finished_at IS NOT NULL")

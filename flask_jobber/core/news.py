@@ -244,6 +244,8 @@ class Hint:
 def hint(store: Store, **said: t.Any) -> None:
     """Give a hint: keywords of :class:`News`, or ``ids``."""
     ids = said.pop("ids", ())
+    if ids or said.get("more"):
+        store.fronts.forget()
     commits.on_commit(store.session, Hint(store=store, news=News(**said), ids=ids))
 
 
@@ -271,6 +273,8 @@ def entry(store: Store, job: JobMixin) -> Entry:
     if job.state == State.SCHEDULED or job.__dict__.get("only_for_until") is not None:
         return Entry(job.id, None, later=True)
     ready = job.state == State.QUEUED
+    if ready:
+        store.fronts.enter(job.__dict__.get("turn") or 0, job.__dict__.get("run_at"))
     return Entry(job.id, _of_object(store, job, store.Job.__claim_by__) if ready else None)
 
 

@@ -15,6 +15,7 @@ from ..hooks import Function, JobType
 from .backoff import Backoff, read_backoff
 from .engines import utcnow
 from .files import Storage
+from .front import Fronts
 from .limits import Rules
 from .models import AttachmentMixin, BatchMixin, HistoryMixin, JobMixin, KeyMixin, LockerMixin, QueueMixin
 
@@ -57,6 +58,8 @@ class Store:
     hurry: t.Callable[[], None]
     #: What the app says of turns, seats and limits.
     rules: Rules
+    #: Where claims may begin.
+    fronts: Fronts
 
     @property
     def jobs(self) -> sa.Table:

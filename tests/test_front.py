@@ -1,0 +1,202 @@
+"""A claim begins where the last one of its kind did: nothing is missed for it."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+import sqlalchemy as sa
+
+from conftest import MakeWorld
+from flask_jobber.core import front
+from situations import ago, put
+from support import Client, World
+
+
+@pytest.fixture(autouse=True)
+def _from_the_second_claim_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places are remembered at once, and for good."""
+    monkeypatch.setattr(front, "_MANY", 0)
+    monkeypatch.setattr(front, "_FRESH", 3600)
+
+
+def ids(client: Client, limit: int = 1, **wish: t.Any) -> list[int]:
+    """Claim; return the ids of what was handed out, in order."""
+    return [job["id"] for job in client.claim(limit=limit, **wish)]
+
+
+def test_jobs_are_handed_out_in_order(world: World) -> None:
+    """One by one, and by several."""
+    client, made = world.client(), [world.enqueue() for _ in range(9)]
+    assert [*ids(client), *ids(client), *ids(client, 3), *ids(client, 3), *ids(client)] == made
+    assert ids(client) == []
+
+
+def test_what_is_more_urgent_is_handed_out_first(world: World) -> None:
+    """It stands before the place that is known."""
+    client, made = world.client(), [world.enqueue(priority=1) for _ in range(3)]
+    assert ids(client) == made[:1]
+    urgent = world.enqueue(priority=2)
+    assert ids(client, 2) == [urgent, made[1]]
+
+
+def test_a_claim_of_many_goes_on_to_lower_priorities(world: World) -> None:
+    """The place is in one of them."""
+    client, high = world.client(), [world.enqueue(priority=1) for _ in range(3)]
+    low = [world.enqueue() for _ in range(3)]
+    assert ids(client) == high[:1]
+    assert ids(client, 4) == [*high[1:], *low[:2]]
+    assert ids(client) == low[2:]
+
+
+def test_what_is_due_waits_for_higher_priorities(world: World) -> None:
+    """A job that was scheduled, of a priority below that of the place, and a queued one between them."""
+    client, high = world.client(), [world.enqueue(priority=2) for _ in range(2)]
+    due, middle = world.enqueue(after=60), world.enqueue(priority=1)
+    world.pass_time(100)
+    assert ids(client) == high[:1]
+    assert ids(client, 2) == [high[1], middle]
+    assert ids(client) == [due]
+
+
+def test_an_exchange_goes_on_to_lower_priorities(world: World) -> None:
+    """By one statement, too."""
+    client, high = world.client(), [world.enqueue(priority=1) for _ in range(3)]
+    low = [world.enqueue() for _ in range(2)]
+    held = client.claim()
+    results = [{"id": job["id"], "attempt": 1, "result": 1} for job in held]
+    said = client.post("/exchange", {"results": results, "claim": {"limit": 4}}).get_json()
+    assert [one["status"] for one in said["outcomes"]] == [200]
+    assert [job["id"] for job in said["jobs"]] == [*high[1:], *low]
+
+
+def test_what_comes_back_is_handed_out_first(world: World) -> None:
+    """It was released."""
+    client, made = world.client(), [world.enqueue() for _ in range(4)]
+    first, _ = client.claim(limit=2)
+    client.delete(first["href"])
+    assert ids(client, 2) == [made[0], made[2]]
+
+
+def test_a_lapsed_lease_is_found(world: World) -> None:
+    """Leases have a place of their own."""
+    client, made = world.client(), [world.enqueue() for _ in range(3)]
+    assert ids(client, lease_seconds=5) == made[:1]
+    assert ids(client) == made[1:2]
+    world.pass_time(10)
+    assert sorted([*ids(client), *ids(client)]) == [made[0], made[2]]
+
+
+def test_what_is_enqueued_for_the_past_is_handed_out_first(world: World) -> None:
+    """It comes in before the place that is known."""
+    client, made = world.client(), [world.enqueue() for _ in range(3)]
+    assert ids(client) == made[:1]
+    early = world.enqueue(run_at=ago(60))
+    assert ids(client, 2) == [early, made[1]]
+
+
+def test_what_falls_due_is_handed_out(world: World) -> None:
+    """Scheduled jobs have no place."""
+    client, made = world.client(), [world.enqueue() for _ in range(3)]
+    later = world.enqueue(after=60, priority=1)
+    assert ids(client) == made[:1]
+    world.pass_time(100)
+    assert ids(client) == [later]
+
+
+def test_what_others_bring_back_is_found_when_there_is_too_little(world: World) -> None:
+    """Another process releases a job: nobody tells this one."""
+    client, made = world.client(), [world.enqueue() for _ in range(3)]
+    assert ids(client, 2) == made[:2]
+    with world.session():
+        put(world, made[0], state="queued", locked_by=None, locked_until=None)
+    assert sorted(ids(client, 2)) == [made[0], made[2]]
+
+
+def test_what_others_bring_back_is_found_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are behind it."""
+    client, made = world.client(), [world.enqueue() for _ in range(4)]
+    assert ids(client, 2) == made[:2]
+    with world.session():
+        put(world, made[0], state="queued", locked_by=None, locked_until=None)
+    monkeypatch.setattr(front, "_FRESH", 0)
+    assert ids(client) == made[:1]
+
+
+def test_each_client_has_a_place_of_its_own(world: World) -> None:
+    """One may have what the other may not."""
+    ann, bob = world.client("ann"), world.client("bob")
+    for_bob = world.enqueue(only_for="user_bob")
+    made = [world.enqueue() for _ in range(3)]
+    assert ids(ann) == made[:1]
+    assert ids(bob, 2) == [for_bob, made[1]]
+
+
+def test_each_wish_has_a_place_of_its_own(world: World) -> None:
+    """A claim of one type is no reason to pass others."""
+    client = world.client()
+    other, made = world.enqueue("other"), [world.enqueue() for _ in range(2)]
+    assert ids(client, types=["work"]) == made[:1]
+    assert ids(client, types=["other", "work"]) == [other]
+    assert ids(client) == made[1:]
+
+
+class Listed(World):
+    """A world whose scope compares with a list."""
+
+    def _scope(self) -> t.Any:
+        return self.Job.user_id.in_(["ann", "bob"])
+
+
+def test_a_scope_with_a_list_has_a_place(make_world: MakeWorld, db_url: str) -> None:
+    """It is told from other lists."""
+    world = make_world(db_url, Listed)
+    client, made = world.client(), [world.enqueue(user_id="ann") for _ in range(3)]
+    assert [*ids(client), *ids(client), *ids(client)] == made
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_gone_is_not_passed_again(
+    make_world: MakeWorld, postgres_url: str, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """While a transaction is open that began before, PostgreSQL keeps it in its indexes."""
+    monkeypatch.setattr(front, "_MANY", 0 if known else 10**9)
+    world = make_world(postgres_url)
+    jobs, client = world.Job.__table__, world.client()
+    with world.session() as session:
+        given = {"type": "work", "state": "queued", "max_attempts": 10, "run_at": ago(60)}
+        session.execute(sa.insert(jobs), [given] * 5000)
+    with world.app.app_context():
+        engine = world.db.engine
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
+        reader.execute(sa.select(jobs.c.id).limit(1)).all()
+        for state, more in (
+            ("locked", {"locked_by": "user_bob", "locked_until": sa.func.now()}),
+            ("succeeded", {"finished_at": sa.func.now(), "locked_until": None}),
+        ):
+            with world.session() as session:
+                session.execute(sa.update(jobs).values(state=state, **more))
+        made = [world.enqueue() for _ in range(3)]
+        with world.session() as session:
+            session.execute(sa.text("ANALYZE job"))
+        assert ids(client) == made[:1]
+        assert (pages(client, engine) < 100) is known
+
+
+def pages(client: Client, engine: sa.Engine) -> int:
+    """Return how many pages PostgreSQL reads for a claim."""
+    read: list[int] = []
+
+    def explain(connection: t.Any, cursor: t.Any, statement: str, values: t.Any, *_: t.Any) -> None:
+        if "SKIP LOCKED" in statement and not statement.startswith("EXPLAIN"):
+            before = connection.begin_nested()
+            said = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
+            plan = said.scalar_one()[0]["Plan"]
+            read.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+            before.rollback()
+
+    sa.event.listen(engine, "before_cursor_execute", explain)
+    client.claim()
+    sa.event.remove(engine, "before_cursor_execute", explain)
+    [amount] = read
+    return amount
