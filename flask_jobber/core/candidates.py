@@ -27,7 +27,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, Null
 
 from .engines import Instant, plus_seconds, position, utcnow
-from .front import Front
+from .front import BEGINNING, Front
 from .lanes import unpaused
 from .lockers import login_of, unblocked
 from .models import UNLED, UNTYPED, JobMixin
@@ -76,6 +76,8 @@ class Wanted:
     ahead: bool = False
     #: Where to begin; and it ends with jobs of that priority.
     front: Front | None = None
+    #: No lease is looked for that ends before.
+    leases_from: dt.datetime = BEGINNING
 
     @property
     def key(self) -> t.Hashable:
@@ -105,6 +107,7 @@ class Wanted:
             "limit": self.limit,
             "least": self.min_priority,
             "most": self.max_priority,
+            "leases_from": self.leases_from,
             "lease": store.settings.lease_seconds if self.lease_seconds is None else self.lease_seconds,
             **self.scope.values,
             **_numbered("name", names),
@@ -119,6 +122,11 @@ class Wanted:
         for branch, priorities in (levels or {}).items():
             given |= _numbered(f"level_{branch}", priorities or ())
         return given if self.now is None else {**given, "now": self.now}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it begins at the beginning."""
+        return self.front is None and self.leases_from == BEGINNING
 
     @property
     def kind(self) -> t.Hashable:
@@ -312,7 +320,7 @@ def _lapsed_part(store: Store, wanted: Wanted, first: Expression | None) -> sa.S
     return _part(store, wanted, *found).order_by(c.priority.desc(), turn(store), c.run_at, c.id)
 
 
-def first_lease(store: Store, wanted: Wanted) -> Expression:
+def first_lease(store: Store) -> Expression:
     """Return the end of the lease that ends first: no lease ends earlier, and what is before is dead.
 
     Each settled job leaves an entry in PostgreSQL's index, which a claim meets once its lease would
@@ -321,9 +329,8 @@ def first_lease(store: Store, wanted: Wanted) -> Expression:
     down from 126 jobs a second to 50. The look for the first marks them, and the next one skips them.
     """
     j = store.jobs.alias("held").c
-    held = sa.select(j.locked_until).where(j.state == word(State.LOCKED)).order_by(j.locked_until)
-    if wanted.front is not None:
-        held = held.where(j.locked_until >= missed("front_lease", Instant()))
+    there = (j.state == word(State.LOCKED), j.locked_until >= missed("leases_from", Instant()))
+    held = sa.select(j.locked_until).where(*there).order_by(j.locked_until)
     return sa.select(held.limit(number(1)).cte("first").c.locked_until).scalar_subquery()
 
 
@@ -335,9 +342,10 @@ def _queued_parts(store: Store, wanted: Wanted, branch: Branch) -> t.Iterator[sa
         yield part
         return
     priority = missed("front_priority", sa.Integer())
-    place = (missed("front_turn", sa.BigInteger()), missed("front_run_at", Instant()))
+    types = {"turn": sa.BigInteger(), "run_at": Instant(), "id": sa.BigInteger()}
+    place = (missed(f"front_{name}", type_) for name, type_ in types.items())
     yield part.where(c.priority > priority)
-    yield part.where(c.priority == priority, sa.tuple_(c.turn, c.run_at) >= sa.tuple_(*place))
+    yield part.where(c.priority == priority, sa.tuple_(c.turn, c.run_at, c.id) >= sa.tuple_(*place))
 
 
 def _scheduled_parts(

@@ -15,7 +15,7 @@ from .at_once import Done, Results
 from .candidates import Levels, Wanted
 from .engines import utcnow
 from .expire import LAPSED, end_dead
-from .front import Front, Kind
+from .front import BEGINNING, Bookmark, Front
 from .hold import Holder
 from .lockers import login_of, mark
 from .news import hint_due
@@ -44,7 +44,7 @@ class _Look(t.NamedTuple):
     :param rows: as they were before.
     :param seen: the ids of what it looked at, if it was to say; these among them.
     :param full: whether there may be more than it looked at.
-    :param lease: the end of the lease that ends first, where a claim may begin there.
+    :param lease: the end of the lease that ends first, on PostgreSQL.
     """
 
     rows: Rows
@@ -125,10 +125,12 @@ def claim_and_see(store: Store, wanted: Wanted) -> tuple[Claims, set[int] | None
         when there may be others, or it was not wanted to look ahead.
     """
     limit = min(wanted.limit, check_room(store, wanted.locker))
+    bookmark = _bookmark(store, wanted)
     if not store.rules.limits:
-        return _claim_some(store, wanted, limit)
+        return _claim_some(store, _begin(store, wanted, bookmark), limit, bookmark)
     gate = rates.open_gate(store, wanted)
-    claims = _claim_some(store, gate.wanted, min(limit, gate.room))[0] if gate.room else Claims()
+    room = min(limit, gate.room)
+    claims = _claim_some(store, gate.wanted, room, Bookmark())[0] if room else Claims()
     rates.take(store, gate, claims)
     claims.retry_after = None if claims else gate.retry_after
     return claims, None
@@ -151,27 +153,40 @@ def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, 
 
     :returns: also the outcomes of those that are.
     """
-    front = _kind(store, wanted).begin()
-    wanted = dataclasses.replace(wanted, window=_window(wanted.limit), front=front)
+    bookmark = _bookmark(store, wanted)
+    wanted = _begin(store, dataclasses.replace(wanted, window=_window(wanted.limit)), bookmark)
     done, look = _settle_and_take(store, wanted, results)
-    return done, *_claim_some(store, wanted, wanted.limit, look)
+    return done, *_claim_some(store, wanted, wanted.limit, bookmark, look)
 
 
-def _kind(store: Store, wanted: Wanted) -> Kind:
-    """Return what is known of claims like this one: nothing of one that wants to see what it leaves."""
+def _bookmark(store: Store, wanted: Wanted) -> Bookmark[Front]:
+    """Return the bookmark of claims like this one: a new one of what is to see what it leaves."""
     is_plain = store.engine_name == "postgresql" and not wanted.ahead and wanted.now is None
-    return store.fronts.of(wanted.kind) if is_plain else Kind()
+    return store.fronts.of(wanted.kind) if is_plain else Bookmark(is_dry=True)
+
+
+def _begin(store: Store, wanted: Wanted, bookmark: Bookmark[Front]) -> Wanted:
+    """Let a claim begin at its bookmark; where there was nothing it begins at the beginning."""
+    leases = None if bookmark.is_dry else store.fronts.leases.begin()
+    return dataclasses.replace(wanted, front=bookmark.begin(), leases_from=leases or BEGINNING)
+
+
+def _note(store: Store, wanted: Wanted, bookmark: Bookmark[Front], look: _Look) -> None:
+    if look.lease is not None:
+        first = min(look.rows, key=_order, default=None)
+        front = first and Front(first.priority, first.turn, first.run_at, first.id)
+        bookmark.note(front, len(look.rows), full=wanted.front is None)
+        store.fronts.leases.note(look.lease, len(look.rows), full=wanted.leases_from == BEGINNING)
 
 
 def _claim_some(
-    store: Store, wanted: Wanted, limit: int, first: _Look | None = None
+    store: Store, wanted: Wanted, limit: int, bookmark: Bookmark[Front], first: _Look | None = None
 ) -> tuple[Claims, set[int] | None]:
-    window, claims, kind = _window(limit), Claims(), _kind(store, wanted)
-    front = kind.begin() if first is None else wanted.front
+    window, claims = _window(limit), Claims()
     for _ in range(_MOST_ROUNDS):
-        wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window, front=front)
+        wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window)
         look, first = first or _take(store, wanted), None
-        kind.note(_front(look), len(look.rows), full=front is None)
+        _note(store, wanted, bookmark, look)
         live = [row for row in look.rows if row.live]
         copies = taken(store, wanted.locker, live)
         kept = [row for row in live if row.copy_of is None or row.id in copies]
@@ -180,23 +195,16 @@ def _claim_some(
             end_dead(store, wanted)
         elif look.full and not look.rows:  # rivals have locked all of them
             window *= 8
-        elif len(kept) == len(live) and front is None:
+        elif len(kept) == len(live) and wanted.is_whole:
             break
         if len(claims) == limit:
             break
-        front = None
+        wanted = dataclasses.replace(wanted, front=None, leases_from=BEGINNING)
     if claims:
         if store.settings.first_daily_claims is not None:
             mark(store, login_of(wanted.locker), "handed", len(claims))
         hint_due(store, min(one.lease_seconds for one in claims))
     return claims, _left(store, look)
-
-
-def _front(look: _Look) -> Front | None:
-    if look.lease is None or not look.rows:
-        return None
-    first = min(look.rows, key=_order)
-    return Front(first.priority, first.turn, first.run_at, look.lease)
 
 
 def _left(store: Store, look: _Look) -> set[int] | None:
@@ -333,7 +341,7 @@ def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> s
         first candidate is looked for, and nothing is claimed unless it settles all.
     """
     c = store.jobs.c
-    first = find.first_lease(store, wanted)
+    first = find.first_lease(store)
     best = find.candidates(store, wanted, first=first)
     if settled is not None:
         best = best.where(at_once.are_all(settled))
@@ -342,7 +350,8 @@ def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> s
     picked = (
         sa.select(c.id, *_before(store, wanted))
         .select_from(found.join(store.jobs, found.c.id == c.id))
-        .where(find.due(store, wanted.clock), wanted.scope.template, *find.wished(store, wanted))
+        # By its id alone: PostgreSQL thought of other ways to it, which pass all that is gone.
+        .where(find.still(find.due(store, wanted.clock), wanted.scope.template, *find.wished(store, wanted)))
         .order_by(found.c.priority.desc(), found.c.turn, found.c.run_at, found.c.id)
         .limit(missed("limit", sa.Integer()))
         .with_for_update(of=store.jobs, skip_locked=True)
