@@ -70,6 +70,18 @@ def test_an_exchange_goes_on_to_lower_priorities(world: World) -> None:
     assert [job["id"] for job in said["jobs"]] == [*high[1:], *low]
 
 
+def test_an_exchange_that_does_not_settle_all_hands_out_once(world: World) -> None:
+    """What it claims it tells of."""
+    client, made = world.client(), [world.enqueue() for _ in range(4)]
+    held = client.claim()
+    assert ids(client) == made[1:2]
+    results = [{"id": job_id, "attempt": 1, "result": 1} for job_id in (held[0]["id"], made[3])]
+    said = client.post("/exchange", {"results": results, "claim": {"limit": 1}}).get_json()
+    assert [one["status"] for one in said["outcomes"]] == [200, 404]
+    assert [job["id"] for job in said["jobs"]] == made[2:3]
+    assert [world.job(job_id).state for job_id in made] == ["succeeded", "locked", "locked", "queued"]
+
+
 def test_what_comes_back_is_handed_out_first(world: World) -> None:
     """It was released."""
     client, made = world.client(), [world.enqueue() for _ in range(4)]

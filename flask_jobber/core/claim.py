@@ -156,6 +156,8 @@ def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, 
     bookmark = _bookmark(store, wanted)
     wanted = _begin(store, dataclasses.replace(wanted, window=_window(wanted.limit)), bookmark)
     done, look = _settle_and_take(store, wanted, results)
+    if len(done) < len(results.items):
+        return done, Claims(), None
     return done, *_claim_some(store, wanted, wanted.limit, bookmark, look)
 
 

@@ -30,6 +30,7 @@ def travel(jobber: Jobber, seconds: float | dt.timedelta) -> None:
         _move(store, store.jobs, step)
     for table in (store.history, store.keys):
         _move(store, table, -length)
+    store.fronts.forget()
     store.session.commit()
     store.session.expire_all()  # of an app that has no expire_on_commit
 
