@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import typing as t
 
 import pytest
@@ -9,6 +11,7 @@ import sqlalchemy as sa
 
 from conftest import MakeWorld
 from flask_jobber.core import front
+from race_support import LIMIT, start
 from situations import ago, put
 from support import Client, World
 
@@ -99,6 +102,59 @@ def test_a_lapsed_lease_is_found(world: World) -> None:
     assert sorted([*ids(client), *ids(client)]) == [made[0], made[2]]
 
 
+@contextlib.contextmanager
+def in_flight(world: World, act: t.Callable[[], object]) -> t.Iterator[None]:
+    """Act in a transaction of another thread, which commits at the end of the block."""
+    acted, may_commit = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with world.session():
+            act()
+            acted.set()
+            assert may_commit.wait(LIMIT)
+
+    task = start(run)
+    assert acted.wait(LIMIT)
+    yield
+    may_commit.set()
+    task.result(LIMIT)
+
+
+@pytest.mark.parametrize("act", ["release", "enqueue"])
+def test_what_comes_in_by_a_transaction_that_takes_long(
+    make_world: MakeWorld, postgres_url: str, act: str
+) -> None:
+    """Places that others have noted meanwhile are behind it."""
+    world = make_world(postgres_url)
+    client, made = world.client(), [world.enqueue() for _ in range(5)]
+    held = client.claim(limit=2)
+    early: list[int] = []
+
+    def release() -> None:
+        world.jobber.release("user_ann", held[0]["id"], held[0]["attempt"])
+        early.append(held[0]["id"])
+
+    def enqueue() -> None:
+        early.append(world.jobber.enqueue("work", run_at=ago(60)).id)
+
+    with in_flight(world, {"release": release, "enqueue": enqueue}[act]):
+        assert ids(client) == made[2:3]
+    assert ids(client, 2) == [*early, made[3]]
+
+
+def test_a_claim_that_is_rolled_back_moves_no_place(world: World) -> None:
+    """Nor does one in a savepoint."""
+    made = [world.enqueue() for _ in range(5)]
+    jobber, client = world.jobber, world.client("root")
+    with world.session() as session:
+        assert [job.id for job in jobber.claim("user_root")] == made[:1]
+        session.rollback()
+        nested = session.begin_nested()
+        assert [job.id for job in jobber.claim("user_root", limit=2)] == made[:2]
+        nested.rollback()
+    assert ids(client, 3) == made[:3]
+
+
 def test_what_is_enqueued_for_the_past_is_handed_out_first(world: World) -> None:
     """It comes in before the place that is known."""
     client, made = world.client(), [world.enqueue() for _ in range(3)]
@@ -151,6 +207,26 @@ def test_each_wish_has_a_place_of_its_own(world: World) -> None:
     assert ids(client, types=["work"]) == made[:1]
     assert ids(client, types=["other", "work"]) == [other]
     assert ids(client) == made[1:]
+
+
+class Written(World):
+    """A world whose scope is text, with names that may mean something elsewhere."""
+
+    def _scope(self) -> t.Any:
+        words = "type = 'work' AND attempts >= 0 AND result IS NULL AND extras IS NULL"
+        return sa.and_(self.Job.max_attempts > 0, sa.text(words))
+
+
+def test_a_scope_in_text_means_the_job(make_world: MakeWorld, db_url: str) -> None:
+    """Where it is delivered, too."""
+    world = make_world(db_url, Written)
+    client, made = world.client(), [world.enqueue() for _ in range(4)]
+    held = client.claim(limit=2)
+    assert client.deliver(held[0], {"a": 1}).status_code == 200
+    results = [{"id": made[1], "attempt": 1, "result": 1}]
+    said = client.post("/exchange", {"results": results, "claim": {"limit": 1}}).get_json()
+    assert [one["status"] for one in said["outcomes"]] == [200]
+    assert [job["id"] for job in said["jobs"]] == made[2:3]
 
 
 class Listed(World):

@@ -91,8 +91,19 @@ class Short(fields.List):  # type: ignore[type-arg]  # generic since marshmallow
     def _deserialize(self, value: t.Any, attr: str | None, data: t.Any, **kwargs: t.Any) -> list[t.Any]:
         if isinstance(value, list) and len(value) > self._longest:
             raise ValidationError(f"At most {self._longest} items.")
-        if isinstance(self.inner, Unread) and isinstance(value, list) and all(type(v) is dict for v in value):
-            return value  # as it would be item by item, in a twentieth of the time
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Unreads(Short):
+    """A list of JSON objects that are read later."""
+
+    def __init__(self, schema: type[Schema]) -> None:
+        super().__init__(Unread(schema))
+
+    def _deserialize(self, value: t.Any, attr: str | None, data: t.Any, **kwargs: t.Any) -> list[t.Any]:
+        # As it would be item by item, in a twentieth of the time.
+        if isinstance(value, list) and len(value) <= self._longest and all(type(v) is dict for v in value):
+            return value
         return super()._deserialize(value, attr, data, **kwargs)
 
 
@@ -179,10 +190,10 @@ class ReleaseItem(ReleaseBody, _ItemKey):
 
 
 class ExchangeBody(Schema):
-    results = Short(Unread(ResultItem))
-    failures = Short(Unread(FailureItem))
-    extensions = Short(Unread(ExtensionItem))
-    releases = Short(Unread(ReleaseItem))
+    results = Unreads(ResultItem)
+    failures = Unreads(FailureItem)
+    extensions = Unreads(ExtensionItem)
+    releases = Unreads(ReleaseItem)
     claim = Unread(ClaimBody)
 
 

@@ -21,6 +21,8 @@ from .store import Store, missed
 from .transition import Change, announce_if_heard
 
 _IDS = "ids"
+# What a result says, by names that a scope in text does not know.
+_SAID = ("said_id", "said_attempt", "said_result", "said_extras")
 Done = dict[tuple[int, int], Outcome]
 
 
@@ -48,7 +50,7 @@ class Results:
     def values(self) -> dict[str, t.Any]:
         """The values of the one statement, by name."""
         rows = [
-            {"id": item.job_id, "attempt": item.attempt, "result": item.result, "extras": item.extras}
+            dict(zip(_SAID, (item.job_id, item.attempt, item.result, item.extras), strict=True))
             for item in self.items
         ]
         return {"items": rows, _IDS: [item.job_id for item in self.items], **self._whose}
@@ -149,16 +151,17 @@ def statement(store: Store, holder: Holder, *, one: bool = False, skip_locked: b
     :param skip_locked: leave out what others have locked, instead of waiting for it.
     """
     c = store.jobs.c
-    columns = [sa.column("id", sa.BigInteger), sa.column("attempt", sa.Integer)]
-    columns += [sa.column(name, sa.JSON) for name in ("result", "extras")]
+    columns = [sa.column(_SAID[0], sa.BigInteger), sa.column(_SAID[1], sa.Integer)]
+    columns += [sa.column(name, sa.JSON) for name in _SAID[2:]]
     items = sa.func.json_to_recordset(sa.cast(missed("items", sa.JSON()), sa.JSON))
     said = items.table_valued(*columns).render_derived(name="said", with_types=True)
     none = sa.literal_column("'null'::json", sa.JSON)
-    given = [sa.func.coalesce(said.c.result, none).label("result"), said.c.extras]
+    job_id, attempt, result, extras = said.c
     # By ids alone: of what a locker has held before there are dead rows in its index, until a vacuum. And
     # by ids that are told apart: how many JSON holds is not known, and a small table would be read whole.
     these = c.id == (sa.select(sa.func.unnest(_ids())).scalar_subquery() if one else sa.any_(_ids()))
-    pairs = sa.and_(c.id == said.c.id, c.attempts == said.c.attempt)
+    pairs = sa.and_(c.id == job_id, c.attempts == attempt)
+    given = (sa.func.coalesce(result, none).label("result"), extras.label("extras"))
     look = sa.select(c.id, *given).select_from(said.join(store.jobs, pairs))
     look = look.where(these, _still_held(store, holder))
     mine = look.order_by(c.id).with_for_update(of=store.jobs, skip_locked=skip_locked).cte("mine")
@@ -192,8 +195,9 @@ def _record(store: Store, ended: sa.FromClause) -> sa.Insert:
 
 def _write(store: Store, holder: Holder) -> sa.Update:
     """Return what fences and writes, and selects the ids of what it has written."""
-    c, said = store.jobs.c, _each("items")
-    job_id, attempt, result, extras = (sa.func.json_extract(said, f"$[{place}]") for place in range(4))
+    c, item = store.jobs.c, _each("items")
+    fields = [sa.func.json_extract(item, f"$[{place}]").label(name) for place, name in enumerate(_SAID)]
+    job_id, attempt, result, extras = sa.select(*fields).subquery("said").c
     these = (c.id == job_id, c.attempts == attempt, _still_held(store, holder))
     write = sa.update(store.jobs).where(*these)
     return write.values(_ending(result, extras)).returning(c.id)

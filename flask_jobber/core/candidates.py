@@ -27,7 +27,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, Null
 
 from .engines import Instant, plus_seconds, position, utcnow
-from .front import BEGINNING, Front
+from .front import WHOLE, Start
 from .lanes import unpaused
 from .lockers import login_of, unblocked
 from .models import UNLED, UNTYPED, JobMixin
@@ -74,10 +74,8 @@ class Wanted:
     window: int = 36
     #: Whether to see what it leaves.
     ahead: bool = False
-    #: Where to begin; and it ends with jobs of that priority.
-    front: Front | None = None
-    #: No lease is looked for that ends before.
-    leases_from: dt.datetime = BEGINNING
+    #: Where it begins.
+    start: Start = WHOLE
 
     @property
     def key(self) -> t.Hashable:
@@ -92,7 +90,7 @@ class Wanted:
             self.max_priority is None,
             self.window,
             self.ahead,
-            self.front is None,
+            self.start.front is None,
             self.reserved,
             _length(self.but_types),
             _length(self.but_queues),
@@ -107,7 +105,7 @@ class Wanted:
             "limit": self.limit,
             "least": self.min_priority,
             "most": self.max_priority,
-            "leases_from": self.leases_from,
+            "leases_from": self.start.leases,
             "lease": store.settings.lease_seconds if self.lease_seconds is None else self.lease_seconds,
             **self.scope.values,
             **_numbered("name", names),
@@ -117,16 +115,11 @@ class Wanted:
             **_listed("but_type", self.but_types),
             **_listed("but_queue", self.but_queues),
         }
-        if self.front is not None:
-            given |= {f"front_{name}": value for name, value in self.front._asdict().items()}
+        if self.start.front is not None:
+            given |= {f"front_{name}": value for name, value in self.start.front._asdict().items()}
         for branch, priorities in (levels or {}).items():
             given |= _numbered(f"level_{branch}", priorities or ())
         return given if self.now is None else {**given, "now": self.now}
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it begins at the beginning."""
-        return self.front is None and self.leases_from == BEGINNING
 
     @property
     def kind(self) -> t.Hashable:
@@ -338,7 +331,7 @@ def _queued_parts(store: Store, wanted: Wanted, branch: Branch) -> t.Iterator[sa
     c = store.jobs.c
     part = _part(store, wanted, *branch.lead, c.state == word(State.QUEUED), *branch.rest)
     part = part.order_by(*branch.order, c.priority.desc(), c.turn, c.run_at, c.id)
-    if wanted.front is None:
+    if wanted.start.front is None:
         yield part
         return
     priority = missed("front_priority", sa.Integer())
@@ -420,7 +413,7 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
 
 
 def _least(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
-    if wanted.front is not None:  # a claim of more looks from the beginning then
+    if wanted.start.front is not None:  # a claim of more looks from the beginning then
         return (store.jobs.c.priority >= missed("front_priority", sa.Integer()),)
     bound = missed("least", sa.Integer())
     return () if wanted.min_priority is None else (store.jobs.c.priority >= bound,)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import types
 import typing as t
 
 import sqlalchemy as sa
 
+from .. import commits
 from . import at_once, rates
 from . import candidates as find
 from .at_once import Done, Results
 from .candidates import Levels, Wanted
 from .engines import utcnow
 from .expire import LAPSED, end_dead
-from .front import BEGINNING, Bookmark, Front
+from .front import Bookmark, Front
 from .hold import Holder
 from .lockers import login_of, mark
 from .news import hint_due
@@ -127,10 +129,10 @@ def claim_and_see(store: Store, wanted: Wanted) -> tuple[Claims, set[int] | None
     limit = min(wanted.limit, check_room(store, wanted.locker))
     bookmark = _bookmark(store, wanted)
     if not store.rules.limits:
-        return _claim_some(store, _begin(store, wanted, bookmark), limit, bookmark)
+        return _claim_some(store, wanted, limit, bookmark)
     gate = rates.open_gate(store, wanted)
     room = min(limit, gate.room)
-    claims = _claim_some(store, gate.wanted, room, Bookmark())[0] if room else Claims()
+    claims = _claim_some(store, gate.wanted, room, Bookmark(is_dry=True))[0] if room else Claims()
     rates.take(store, gate, claims)
     claims.retry_after = None if claims else gate.retry_after
     return claims, None
@@ -154,7 +156,8 @@ def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, 
     :returns: also the outcomes of those that are.
     """
     bookmark = _bookmark(store, wanted)
-    wanted = _begin(store, dataclasses.replace(wanted, window=_window(wanted.limit)), bookmark)
+    start = store.fronts.start(bookmark)
+    wanted = dataclasses.replace(wanted, window=_window(wanted.limit), start=start)
     done, look = _settle_and_take(store, wanted, results)
     if len(done) < len(results.items):
         return done, Claims(), None
@@ -162,31 +165,27 @@ def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, 
 
 
 def _bookmark(store: Store, wanted: Wanted) -> Bookmark[Front]:
-    """Return the bookmark of claims like this one: a new one of what is to see what it leaves."""
+    """Return the bookmark of claims like this one; what is to see all that there is gets an empty one."""
     is_plain = store.engine_name == "postgresql" and not wanted.ahead and wanted.now is None
-    return store.fronts.of(wanted.kind) if is_plain else Bookmark(is_dry=True)
-
-
-def _begin(store: Store, wanted: Wanted, bookmark: Bookmark[Front]) -> Wanted:
-    """Let a claim begin at its bookmark; where there was nothing it begins at the beginning."""
-    leases = None if bookmark.is_dry else store.fronts.leases.begin()
-    return dataclasses.replace(wanted, front=bookmark.begin(), leases_from=leases or BEGINNING)
+    return store.fronts.of(wanted.kind) if is_plain and wanted.scope.is_known else Bookmark(is_dry=True)
 
 
 def _note(store: Store, wanted: Wanted, bookmark: Bookmark[Front], look: _Look) -> None:
+    """Note where the next claim may begin, once this one is committed."""
     if look.lease is not None:
         first = min(look.rows, key=_order, default=None)
         front = first and Front(first.priority, first.turn, first.run_at, first.id)
-        bookmark.note(front, len(look.rows), full=wanted.front is None)
-        store.fronts.leases.note(look.lease, len(look.rows), full=wanted.leases_from == BEGINNING)
+        found = (bookmark, wanted.start, front, look.lease, len(look.rows))
+        commits.on_commit(store.session, functools.partial(store.fronts.note, *found))
 
 
 def _claim_some(
     store: Store, wanted: Wanted, limit: int, bookmark: Bookmark[Front], first: _Look | None = None
 ) -> tuple[Claims, set[int] | None]:
     window, claims = _window(limit), Claims()
+    start = store.fronts.start(bookmark) if first is None else wanted.start
     for _ in range(_MOST_ROUNDS):
-        wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window)
+        wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window, start=start)
         look, first = first or _take(store, wanted), None
         _note(store, wanted, bookmark, look)
         live = [row for row in look.rows if row.live]
@@ -197,11 +196,11 @@ def _claim_some(
             end_dead(store, wanted)
         elif look.full and not look.rows:  # rivals have locked all of them
             window *= 8
-        elif len(kept) == len(live) and wanted.is_whole:
+        elif len(kept) == len(live) and start.is_whole:
             break
         if len(claims) == limit:
             break
-        wanted = dataclasses.replace(wanted, front=None, leases_from=BEGINNING)
+        start = store.fronts.whole()
     if claims:
         if store.settings.first_daily_claims is not None:
             mark(store, login_of(wanted.locker), "handed", len(claims))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime as dt
+import functools
 import typing as t
 import uuid
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from .. import commits
 from ..errors import BatchEnded, DuplicateJob, Invalid
 from ..hooks import JobType
 from . import cadence, copies, owners, payload, seats, trust, turns, unique
@@ -333,6 +335,20 @@ def _record(store: Store, jobs: list[JobMixin], lanes: Lanes, by: str | None) ->
         store.session.delete(jobs[0])
         store.session.flush()
         raise Declared
+    _enter(store, jobs)
+
+
+def _enter(store: Store, jobs: list[JobMixin]) -> None:
+    """Let claims look at places that new jobs take before others."""
+    if store.engine_name != "postgresql":
+        return
+    # Not by attribute: what the insertion has not returned would be read from the database.
+    waiting = [job.__dict__ for job in jobs if job.state == State.QUEUED]
+    places = [(job["priority"], job["turn"], job["run_at"]) for job in waiting if "run_at" in job]
+    is_told = len(places) == len(waiting)
+    tell = functools.partial(store.fronts.enter, places) if is_told else store.fronts.forget
+    tell()  # for claims of this transaction; others see the jobs when it is committed
+    commits.on_commit(store.session, tell)
 
 
 def _check_type(known: JobType, job: JobMixin) -> None:

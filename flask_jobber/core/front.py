@@ -5,8 +5,8 @@ any transaction is open that began before. A claim would pass all of them each t
 them it took eight times as long. So who has taken many remembers the place of the first that it
 found, and begins there.
 
-What comes back before that place is found all the same: at once where this process sends it there,
-within a second otherwise, and in any case before a claim gets fewer than it wants.
+What comes back before that place is found all the same: at once where a transaction of this process
+brings it back, within a second otherwise, and in any case before a claim gets fewer than it wants.
 """
 
 from __future__ import annotations
@@ -36,11 +36,36 @@ class Front(t.NamedTuple):
     id: int
 
 
+class Start(t.NamedTuple):
+    """Where a look begins.
+
+    :param front: no waiting job before it is found, and none of a lower priority; ``None``: all are.
+    :param leases: no lease is found that ends before.
+    :param at: when it began, of this process's monotonic clock.
+    :param generation: of the places that were known then.
+    """
+
+    front: Front | None = None
+    leases: dt.datetime = BEGINNING
+    at: float = 0.0
+    generation: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it leaves out nothing."""
+        return self.front is None and self.leases == BEGINNING
+
+
+#: A look that leaves out nothing.
+WHOLE = Start()
+
+
 @dataclasses.dataclass(slots=True)
 class Bookmark(t.Generic[P]):
     """The place of the first that was found, of claims that may have the same.
 
     :param taken: how many they were given.
+    :param looked_at: when the last look from the beginning began.
     :param is_dry: whether the last of them found nothing.
     """
 
@@ -49,49 +74,74 @@ class Bookmark(t.Generic[P]):
     looked_at: float = 0.0
     is_dry: bool = False
 
-    def begin(self) -> P | None:
-        """Return where the next claim may begin, if not at the beginning."""
-        is_known = self.taken >= _MANY and time.monotonic() - self.looked_at < _FRESH
-        return self.place if is_known else None
+    def begin(self, now: float) -> P | None:
+        """Return where a claim may begin, if not at the beginning."""
+        return self.place if self.taken >= _MANY and now - self.looked_at < _FRESH else None
 
-    def note(self, place: P | None, taken: int, *, full: bool) -> None:
-        """Note what a look has found first, and how many were taken.
-
-        :param full: whether it looked from the beginning.
-        """
-        self.place, self.taken, self.is_dry = place, self.taken + taken, place is None
-        if full:
-            self.looked_at = time.monotonic()
+    def move(self, place: P | None, begun_at: P | None, at: float) -> None:
+        """Note what a look has found first, unless others have looked from the beginning since it began."""
+        if begun_at is None and at >= self.looked_at:
+            self.looked_at = at
+        elif begun_at is None or begun_at != self.place:
+            return
+        self.place, self.is_dry = place, place is None
 
 
 class Fronts:
-    """The places of one process in one database.
-
-    :ivar leases: the end of the lease that ends first, which is the same for all.
-    """
+    """The places of one process in one app."""
 
     def __init__(self) -> None:
-        self.leases: Bookmark[dt.datetime] = Bookmark()
+        self._generation = 0
+        #: The end of the lease that ends first, which is the same for all.
+        self._leases: Bookmark[dt.datetime] = Bookmark()
         self._kinds: dict[t.Hashable, Bookmark[Front]] = {}
 
     def of(self, kind: t.Hashable) -> Bookmark[Front]:
-        """Return the bookmark of a kind of claims, to be moved on."""
-        if len(self._kinds) >= _MOST:
-            self._kinds.clear()
+        """Return the bookmark of a kind of claims."""
         try:
-            return self._kinds.setdefault(kind, Bookmark())
+            known = self._kinds.get(kind)
         except TypeError:  # a scope that compares with what has no hash
             return Bookmark()
+        if known is None:
+            for oldest in list(self._kinds)[: len(self._kinds) + 1 - _MOST]:
+                self._kinds.pop(oldest, None)
+            known = self._kinds.setdefault(kind, Bookmark())
+        return known
+
+    def start(self, bookmark: Bookmark[Front]) -> Start:
+        """Return where a claim begins: where there was nothing, at the beginning."""
+        whole = self.whole()
+        leases = None if bookmark.is_dry else self._leases.begin(whole.at)
+        return whole._replace(front=bookmark.begin(whole.at), leases=leases or BEGINNING)
+
+    def whole(self) -> Start:
+        """Return the beginning."""
+        return Start(at=time.monotonic(), generation=self._generation)
+
+    def note(
+        self, bookmark: Bookmark[Front], start: Start, front: Front | None, lease: dt.datetime, taken: int
+    ) -> None:
+        """Note what a look has found first, and how many were taken, when that is committed."""
+        bookmark.taken += taken
+        self._leases.taken += taken
+        if start.generation == self._generation:
+            bookmark.move(front, start.front, start.at)
+            self._leases.move(lease, None if start.leases == BEGINNING else start.leases, start.at)
 
     def forget(self) -> None:
         """Let all look from the beginning: jobs may have come back before their places."""
-        self.leases.place = None
+        self._generation += 1
+        self._leases.place = None
         for bookmark in list(self._kinds.values()):
             bookmark.place = None
 
-    def enter(self, turn: int, run_at: dt.datetime | None) -> None:
-        """Forget places behind a job that comes in; without a time it comes now, behind all of them."""
+    def enter(self, places: t.Iterable[tuple[int, int, dt.datetime]]) -> None:
+        """Forget the places behind jobs that come in: priority, turn and time of each."""
+        self._generation += 1
+        first: dict[int, tuple[int, dt.datetime]] = {}
+        for priority, turn, run_at in places:
+            first[priority] = min(first.get(priority, (turn, run_at)), (turn, run_at))
         for bookmark in list(self._kinds.values()):
-            place = bookmark.place
-            if place is not None and (turn, run_at or place.run_at) < (place.turn, place.run_at):
+            known = bookmark.place
+            if known and known.priority in first and first[known.priority] < (known.turn, known.run_at):
                 bookmark.place = None

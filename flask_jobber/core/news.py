@@ -241,11 +241,14 @@ class Hint:
         self.store.teller.say(dataclasses.replace(self.news, more=self.news.more or bool(self.ids)))
 
 
-def hint(store: Store, **said: t.Any) -> None:
-    """Give a hint: keywords of :class:`News`, or ``ids``."""
-    ids = said.pop("ids", ())
-    if ids or said.get("more"):
-        store.fronts.forget()
+def hint(store: Store, *, ids: tuple[int, ...] = (), back: bool = True, **said: t.Any) -> None:
+    """Give a hint: keywords of :class:`News`, or ids.
+
+    :param back: whether these may come back among those that wait, before others.
+    """
+    if back and (ids or said.get("more")):
+        store.fronts.forget()  # for claims of this transaction; others see it when it is committed
+        commits.on_commit(store.session, store.fronts.forget)
     commits.on_commit(store.session, Hint(store=store, news=News(**said), ids=ids))
 
 
@@ -273,8 +276,6 @@ def entry(store: Store, job: JobMixin) -> Entry:
     if job.state == State.SCHEDULED or job.__dict__.get("only_for_until") is not None:
         return Entry(job.id, None, later=True)
     ready = job.state == State.QUEUED
-    if ready:
-        store.fronts.enter(job.__dict__.get("turn") or 0, job.__dict__.get("run_at"))
     return Entry(job.id, _of_object(store, job, store.Job.__claim_by__) if ready else None)
 
 

@@ -35,6 +35,11 @@ class Scope:
         return any(isinstance(element, _READERS) for element in visitors.iterate(self.expression))
 
     @property
+    def is_known(self) -> bool:
+        """Whether another of equal form and values is known to be the same."""
+        return type(self.key) is not object
+
+    @property
     def template(self) -> Expression:
         """The form, in which each value is missed by name: none can be left in it by mistake."""
 

@@ -238,7 +238,7 @@ def _hint(store: Store, changes: t.Sequence[Change]) -> None:
     last = {one.job_id: one for one in changes}
     fit = [id for id, one in last.items() if one.to_state in _WAITING and one.verb is not Verb.ENQUEUE]
     if fit:
-        hint(store, ids=tuple(fit))
+        hint(store, ids=tuple(fit), back=any(last[id].to_state is State.QUEUED for id in fit))
     if last:
         # Whoever tidies is to hear of those that are to be processed again.
         submitted = any(one.to_state is State.SUBMITTED for one in last.values())
