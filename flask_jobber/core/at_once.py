@@ -80,7 +80,7 @@ def read(store: Store, holder: Holder, items: t.Sequence[Delivery]) -> Results |
 
 
 def _are_sound(store: Store, items: t.Sequence[Delivery]) -> bool:
-    """Whether each would pass its check: as one list, in a third of the time, if they are not too large."""
+    """Whether each would pass its check: looked at as one list, unless they are too large together."""
     said = [(item.result, item.extras) for item in items]
     try:
         check_json("result", said, store.settings.max_result_bytes)

@@ -127,9 +127,8 @@ def claim_and_see(store: Store, wanted: Wanted) -> tuple[Claims, set[int] | None
         when there may be others, or it was not wanted to look ahead.
     """
     limit = min(wanted.limit, check_room(store, wanted.locker))
-    bookmark = _bookmark(store, wanted)
     if not store.rules.limits:
-        return _claim_some(store, wanted, limit, bookmark)
+        return _claim_some(store, wanted, limit, _bookmark(store, wanted))
     gate = rates.open_gate(store, wanted)
     room = min(limit, gate.room)
     claims = _claim_some(store, gate.wanted, room, Bookmark(is_dry=True))[0] if room else Claims()

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from .. import commits
 from ..errors import BatchEnded, DuplicateJob, Invalid
 from ..hooks import JobType
 from . import cadence, copies, owners, payload, seats, trust, turns, unique
 from .backoff import read_backoff
 from .engines import is_transient
+from .front import come_back
 from .lanes import DEFAULT, Declared, Lanes
 from .models import OURS, JobMixin
 from .news import entry
@@ -346,9 +346,9 @@ def _enter(store: Store, jobs: list[JobMixin]) -> None:
     waiting = [job.__dict__ for job in jobs if job.state == State.QUEUED]
     places = [(job["priority"], job["turn"], job["run_at"]) for job in waiting if "run_at" in job]
     is_told = len(places) == len(waiting)
-    tell = functools.partial(store.fronts.enter, places) if is_told else store.fronts.forget
-    tell()  # for claims of this transaction; others see the jobs when it is committed
-    commits.on_commit(store.session, tell)
+    come_back(
+        store.session, functools.partial(store.fronts.enter, places) if is_told else store.fronts.forget
+    )
 
 
 def _check_type(known: JobType, job: JobMixin) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from .. import commits
 from .candidates import due, lapsed, still, word
 from .engines import utcnow
+from .front import come_back
 from .models import UNLED, UNTYPED, JobMixin, is_left_null
 from .payload import MAX_ID
 from .states import State
@@ -247,8 +248,7 @@ def hint(store: Store, *, ids: tuple[int, ...] = (), back: bool = True, **said: 
     :param back: whether these may come back among those that wait, before others.
     """
     if back and (ids or said.get("more")):
-        store.fronts.forget()  # for claims of this transaction; others see it when it is committed
-        commits.on_commit(store.session, store.fronts.forget)
+        come_back(store.session, store.fronts.forget)
     commits.on_commit(store.session, Hint(store=store, news=News(**said), ids=ids))
 
 
