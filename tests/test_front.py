@@ -163,13 +163,27 @@ def test_what_is_enqueued_for_the_past_is_handed_out_first(world: World) -> None
     assert ids(client, 2) == [early, made[1]]
 
 
-def test_what_falls_due_is_handed_out(world: World) -> None:
-    """Scheduled jobs have no place."""
+def test_what_falls_due_is_found_when_there_is_too_little(world: World) -> None:
+    """Beside queued jobs, and alone."""
     client, made = world.client(), [world.enqueue() for _ in range(3)]
-    later = world.enqueue(after=60, priority=1)
+    later = [world.enqueue(after=60), world.enqueue(after=60)]
     assert ids(client) == made[:1]
     world.pass_time(100)
-    assert ids(client) == [later]
+    assert sorted(ids(client, 3)) == [*made[1:], later[0]]
+    assert ids(client) == later[1:]
+
+
+def test_what_falls_due_is_found_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many queued jobs there are; then at once, as long as there is more of it."""
+    client, made = world.client(), [world.enqueue() for _ in range(9)]
+    later = [world.enqueue(after=60, priority=1) for _ in range(3)]
+    assert ids(client, 2) == made[:2]
+    world.pass_time(100)
+    monkeypatch.setattr(front, "_FRESH", 0)
+    assert ids(client) == later[:1]
+    monkeypatch.setattr(front, "_FRESH", 3600)
+    assert [*ids(client), *ids(client)] == later[1:]
+    assert [*ids(client), *ids(client)] == made[2:4]
 
 
 def test_what_others_bring_back_is_found_when_there_is_too_little(world: World) -> None:
@@ -269,6 +283,32 @@ def test_what_is_gone_is_not_passed_again(
             session.execute(sa.text("ANALYZE job"))
         assert ids(client) == made[:1]
         assert (pages(client, engine) < 100) is known
+
+
+class Owned(World):
+    """A world whose scope is one comparison."""
+
+    def _scope(self) -> t.Any:
+        return self.Job.user_id == "ann"
+
+
+def test_a_claim_is_short(make_world: MakeWorld, postgres_url: str) -> None:
+    """psycopg reads a statement of more than 4,096 characters anew each time."""
+    world = make_world(postgres_url, Owned)
+    client, lengths = world.client(), list[int]()
+    for _ in range(3):
+        world.enqueue(user_id="ann")
+    with world.app.app_context():
+        engine = world.db.engine
+
+    def note(_: t.Any, cursor: t.Any, statement: str, *__: t.Any) -> None:
+        lengths.extend([len(statement)] if "SKIP LOCKED" in statement else [])
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    client.claim(types=["work"])
+    client.claim(types=["work"])
+    whole, short = lengths
+    assert short <= 4096 < whole
 
 
 def pages(client: Client, engine: sa.Engine) -> int:

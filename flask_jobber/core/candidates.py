@@ -176,6 +176,13 @@ def word(one: State | Verb) -> Expression:
     return sa.literal_column(f"'{one}'", sa.String())
 
 
+def fits(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
+    """Return what must hold of a job that was a candidate."""
+    is_queued = store.jobs.c.state == word(State.QUEUED)
+    is_due = is_queued if wanted.start.queued_only else due(store, wanted.clock)
+    return is_due, wanted.scope.template, *wished(store, wanted)
+
+
 def due(store: Store, now: Expression) -> Expression:
     """Whether a row may be taken now."""
     c = store.jobs.c
@@ -210,7 +217,12 @@ def exhausted(store: Store) -> Expression:
 
 def dead(store: Store, now: Expression) -> Expression:
     """Whether a due row has no life left: exhausted, or past its ``expires_at``."""
-    return sa.or_(exhausted(store), sa.func.coalesce(store.jobs.c.expires_at <= now, sa.false()))
+    return sa.or_(exhausted(store), expired(store, now))
+
+
+def expired(store: Store, now: Expression) -> Expression:
+    """Whether a row is past its ``expires_at``."""
+    return sa.func.coalesce(store.jobs.c.expires_at <= now, sa.false())
 
 
 def granted(store: Store, wanted: Wanted) -> Expression:
@@ -231,10 +243,17 @@ def candidates(
 
     :param first: the end of the lease that ends first, see :func:`first_lease`.
     """
-    parts = [_lapsed_part(store, wanted, first)]
-    for place, branch in enumerate(_branches(store, wanted)):
-        parts.extend(_queued_parts(store, wanted, branch))
-        parts.extend(_scheduled_parts(store, wanted, branch, place, levels))
+    branches, front = _branches(store, wanted), wanted.start.front
+    if front is not None:
+        parts = [
+            part
+            for place, branch in enumerate(branches)
+            for part in _parts_from_front(store, wanted, branch, place)
+        ]
+    else:
+        parts = [_lapsed_part(store, wanted, first), *(_queued_part(store, wanted, one) for one in branches)]
+        for place, branch in enumerate(branches):
+            parts += _scheduled_parts(store, wanted, branch, place, levels)
     # Only PostgreSQL takes an ORDER BY within a UNION as it is.
     selects = parts if store.engine_name == "postgresql" else [sa.select(part.subquery()) for part in parts]
     # Arms of an OR may overlap.
@@ -327,18 +346,29 @@ def first_lease(store: Store) -> Expression:
     return sa.select(held.limit(number(1)).cte("first").c.locked_until).scalar_subquery()
 
 
-def _queued_parts(store: Store, wanted: Wanted, branch: Branch) -> t.Iterator[sa.Select[t.Any]]:
+def _queued_part(store: Store, wanted: Wanted, branch: Branch) -> sa.Select[t.Any]:
     c = store.jobs.c
     part = _part(store, wanted, *branch.lead, c.state == word(State.QUEUED), *branch.rest)
-    part = part.order_by(*branch.order, c.priority.desc(), c.turn, c.run_at, c.id)
-    if wanted.start.front is None:
-        yield part
-        return
+    return part.order_by(*branch.order, c.priority.desc(), c.turn, c.run_at, c.id)
+
+
+def _parts_from_front(
+    store: Store, wanted: Wanted, branch: Branch, place: int
+) -> t.Iterator[sa.Select[t.Any]]:
+    """Select queued jobs of higher priorities, and of its own those that are not before it."""
+    c = store.jobs.c
+    leads = [column.label(f"lead_{step}") for step, column in enumerate(branch.order)]
+    columns = (c.id, c.priority, turn(store), c.turn.label("first_turn"), c.run_at, *leads)
+    queued = sa.select(*columns).where(*branch.lead, c.state == word(State.QUEUED), *branch.rest)
+    # Written once, and planned as if it were written twice.
+    q = queued.cte(f"queued_{place}").prefix_with("NOT MATERIALIZED").c
+    part = sa.select(q.id, q.priority, q.turn, q.run_at).limit(number(wanted.window))
+    part = part.order_by(*(q[lead.name] for lead in leads), q.priority.desc(), q.first_turn, q.run_at, q.id)
     priority = missed("front_priority", sa.Integer())
     types = {"turn": sa.BigInteger(), "run_at": Instant(), "id": sa.BigInteger()}
-    place = (missed(f"front_{name}", type_) for name, type_ in types.items())
-    yield part.where(c.priority > priority)
-    yield part.where(c.priority == priority, sa.tuple_(c.turn, c.run_at, c.id) >= sa.tuple_(*place))
+    begin = (missed(f"front_{name}", type_) for name, type_ in types.items())
+    yield part.where(q.priority > priority)
+    yield part.where(q.priority == priority, sa.tuple_(q.first_turn, q.run_at, q.id) >= sa.tuple_(*begin))
 
 
 def _scheduled_parts(
@@ -413,8 +443,6 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
 
 
 def _least(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
-    if wanted.start.front is not None:  # a claim of more looks from the beginning then
-        return (store.jobs.c.priority >= missed("front_priority", sa.Integer()),)
     bound = missed("least", sa.Integer())
     return () if wanted.min_priority is None else (store.jobs.c.priority >= bound,)
 

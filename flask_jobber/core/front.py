@@ -3,10 +3,12 @@
 PostgreSQL keeps an entry in its indexes for each job that was taken, until a vacuum, and as long as
 any transaction is open that began before. A claim would pass all of them each time: with 40,000 of
 them it took eight times as long. So who has taken many remembers the place of the first that it
-found, and begins there.
+found, and begins there, among the queued jobs alone: a shorter statement, which took PostgreSQL a
+fifth less for a claim of one.
 
 What comes back before that place is found all the same: at once where a transaction of this process
-brings it back, within a second otherwise, and in any case before a claim gets fewer than it wants.
+brings it back, within a second otherwise, as scheduled jobs and leases are whose time has come, and
+in any case before a claim gets fewer than it wants. As long as such are found, all are looked for.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Front(t.NamedTuple):
 class Start(t.NamedTuple):
     """Where a look begins.
 
-    :param front: no waiting job before it is found, and none of a lower priority; ``None``: all are.
+    :param front: only queued jobs are found, none before it and none of a lower priority; ``None``: all are.
     :param leases: no lease is found that ends before.
     :param at: when it began, of this process's monotonic clock.
     :param generation: of the places that were known then.
@@ -53,6 +55,11 @@ class Start(t.NamedTuple):
     leases: dt.datetime = BEGINNING
     at: float = 0.0
     generation: int = 0
+
+    @property
+    def queued_only(self) -> bool:
+        """Whether neither scheduled jobs nor leases are looked at."""
+        return self.front is not None
 
     @property
     def is_whole(self) -> bool:
@@ -83,12 +90,12 @@ class Bookmark(t.Generic[P]):
         return self.place if self.taken >= _MANY and now - self.looked_at < _FRESH else None
 
     def move(self, place: P | None, begun_at: P | None, at: float) -> None:
-        """Note what a look has found first, unless others have looked from the beginning since it began."""
+        """Note where the next may begin, unless others have looked from the beginning since it began."""
         if begun_at is None and at >= self.looked_at:
             self.looked_at = at
         elif begun_at is None or begun_at != self.place:
             return
-        self.place, self.is_dry = place, place is None
+        self.place = place
 
 
 class Fronts:
@@ -123,14 +130,25 @@ class Fronts:
         return Start(at=time.monotonic(), generation=self._generation)
 
     def note(
-        self, bookmark: Bookmark[Front], start: Start, front: Front | None, lease: dt.datetime, taken: int
+        self,
+        bookmark: Bookmark[Front],
+        start: Start,
+        front: Front | None,
+        lease: dt.datetime | None,
+        taken: int,
     ) -> None:
-        """Note what a look has found first, and how many were taken, when that is committed."""
+        """Note what a look has found, and how many were taken, when that is committed.
+
+        :param front: where the next may begin.
+        :param lease: the end of the lease that ends first; ``None``: it did not look.
+        """
         bookmark.taken += taken
+        bookmark.is_dry = not taken
         self._leases.taken += taken
         if start.generation == self._generation:
             bookmark.move(front, start.front, start.at)
-            self._leases.move(lease, None if start.leases == BEGINNING else start.leases, start.at)
+            if lease is not None:
+                self._leases.move(lease, None if start.leases == BEGINNING else start.leases, start.at)
 
     def forget(self) -> None:
         """Let all look from the beginning: jobs may have come back before their places."""
