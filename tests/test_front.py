@@ -164,13 +164,12 @@ def test_what_is_enqueued_for_the_past_is_handed_out_first(world: World) -> None
 
 
 def test_what_falls_due_is_found_when_there_is_too_little(world: World) -> None:
-    """Beside queued jobs, and alone."""
+    """The best of all looks is told first."""
     client, made = world.client(), [world.enqueue() for _ in range(3)]
-    later = [world.enqueue(after=60), world.enqueue(after=60)]
+    later = world.enqueue(after=60, priority=1)
     assert ids(client) == made[:1]
     world.pass_time(100)
-    assert sorted(ids(client, 3)) == [*made[1:], later[0]]
-    assert ids(client) == later[1:]
+    assert ids(client, 3) == [later, *made[1:]]
 
 
 def test_what_falls_due_is_found_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,10 +263,22 @@ def test_what_is_gone_is_not_passed_again(
     """While a transaction is open that began before, PostgreSQL keeps it in its indexes."""
     monkeypatch.setattr(front, "_MANY", 0 if known else 10**9)
     world = make_world(postgres_url)
-    jobs, client = world.Job.__table__, world.client()
+    client = world.client()
+    with leaving_dead(world, 5000) as engine:
+        made = [world.enqueue() for _ in range(3)]
+        with world.session() as session:
+            session.execute(sa.text("ANALYZE job"))
+        assert ids(client) == made[:1]
+        assert (pages(client, engine) < 100) is known
+
+
+@contextlib.contextmanager
+def leaving_dead(world: World, rows: int) -> t.Iterator[sa.Engine]:
+    """Make jobs that are finished beside an open transaction, which keeps what they were."""
+    jobs = world.Job.__table__
     with world.session() as session:
         given = {"type": "work", "state": "queued", "max_attempts": 10, "run_at": ago(60)}
-        session.execute(sa.insert(jobs), [given] * 5000)
+        session.execute(sa.insert(jobs), [given] * rows)
     with world.app.app_context():
         engine = world.db.engine
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
@@ -278,11 +289,45 @@ def test_what_is_gone_is_not_passed_again(
         ):
             with world.session() as session:
                 session.execute(sa.update(jobs).values(state=state, **more))
+        yield engine
+
+
+def test_what_is_gone_is_not_passed_where_jobs_fall_due(make_world: MakeWorld, postgres_url: str) -> None:
+    """A claim that looks at these too begins at its place among the others."""
+    world = make_world(postgres_url)
+    client = world.client()
+    with leaving_dead(world, 5000) as engine:
+        due = [world.enqueue(priority=1, after=60) for _ in range(3)]
         made = [world.enqueue() for _ in range(3)]
-        with world.session() as session:
-            session.execute(sa.text("ANALYZE job"))
+        world.pass_time(100)
+        assert ids(client, 2) == due[:2]
+        assert pages(client, engine) < 100
+        assert world.job(due[2]).state == "locked"
         assert ids(client) == made[:1]
-        assert (pages(client, engine) < 100) is known
+
+
+class Asking(World):
+    """A world whose scope asks a function that may say something else each time."""
+
+    def _scope(self) -> t.Any:
+        return sa.and_(self.Job.user_id == "ann", sa.func.may_have(self.Job.id))
+
+
+def test_a_scope_by_a_function_reads_no_more(make_world: MakeWorld, postgres_url: str) -> None:
+    """PostgreSQL asks it of those that are looked at."""
+    world = make_world(postgres_url, Asking)
+    client = world.client()
+    with world.session() as session:
+        body = "CREATE FUNCTION may_have(bigint) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END'"
+        session.execute(sa.text(body))
+        given = {"type": "work", "state": "queued", "max_attempts": 10, "user_id": "ann", "run_at": ago(60)}
+        session.execute(sa.insert(world.Job.__table__), [given] * 20_000)
+    with world.session() as session:
+        session.execute(sa.text("ANALYZE job"))
+    with world.app.app_context():
+        engine = world.db.engine
+    client.claim()
+    assert pages(client, engine) < 100
 
 
 class Owned(World):

@@ -164,9 +164,9 @@ def statement(store: Store, holder: Holder, *, one: bool = False, skip_locked: b
     given = (sa.func.coalesce(result, none).label("result"), extras.label("extras"))
     look = sa.select(c.id, *given).select_from(said.join(store.jobs, pairs))
     look = look.where(these, _still_held(store, holder))
-    mine = look.order_by(c.id).with_for_update(of=store.jobs, skip_locked=skip_locked).cte("mine")
+    mine = look.order_by(c.id).with_for_update(of=store.jobs, skip_locked=skip_locked).cte("_mine")
     write = sa.update(store.jobs).where(c.id == mine.c.id).values(_ending(mine.c.result, mine.c.extras))
-    ended = write.returning(c.id, c.attempts, c.locked_by).cte("ended")
+    ended = write.returning(c.id, c.attempts, c.locked_by).cte("_ended")
     return _record(store, ended).returning(store.history.c.job_id)
 
 

@@ -96,7 +96,7 @@ def _running(store: Store, batch_id: int) -> int:
     held = sa.select(c.batch_id).where(c.state == word(State.LOCKED))
     if store.engine_name == "mysql":
         held = held.with_hint(store.jobs, f"FORCE INDEX (ix_{store.jobs.name}_lapse)")
-    some = held.cte("held").prefix_with("" if store.engine_name == "mysql" else "MATERIALIZED")
+    some = held.cte("_held").prefix_with("" if store.engine_name == "mysql" else "MATERIALIZED")
     count = sa.select(sa.func.count()).select_from(some).where(some.c.batch_id == batch_id)
     return t.cast(int, store.execute(count).scalar_one())
 

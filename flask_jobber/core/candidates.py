@@ -91,6 +91,7 @@ class Wanted:
             self.window,
             self.ahead,
             self.start.front is None,
+            self.start.queued_only,
             self.reserved,
             _length(self.but_types),
             _length(self.but_queues),
@@ -243,17 +244,11 @@ def candidates(
 
     :param first: the end of the lease that ends first, see :func:`first_lease`.
     """
-    branches, front = _branches(store, wanted), wanted.start.front
-    if front is not None:
-        parts = [
-            part
-            for place, branch in enumerate(branches)
-            for part in _parts_from_front(store, wanted, branch, place)
-        ]
-    else:
-        parts = [_lapsed_part(store, wanted, first), *(_queued_part(store, wanted, one) for one in branches)]
-        for place, branch in enumerate(branches):
-            parts += _scheduled_parts(store, wanted, branch, place, levels)
+    queued_only = wanted.start.queued_only
+    parts = [] if queued_only else [_lapsed_part(store, wanted, first)]
+    for place, branch in enumerate(_branches(store, wanted)):
+        parts += _queued_parts(store, wanted, branch, place)
+        parts += [] if queued_only else _scheduled_parts(store, wanted, branch, place, levels)
     # Only PostgreSQL takes an ORDER BY within a UNION as it is.
     selects = parts if store.engine_name == "postgresql" else [sa.select(part.subquery()) for part in parts]
     # Arms of an OR may overlap.
@@ -261,6 +256,11 @@ def candidates(
     c = unite(*selects).subquery("found").c
     best = sa.select(*c).where(unblocked(store))
     return best.order_by(c.priority.desc(), c.turn, c.run_at, c.id).limit(number(wanted.window))
+
+
+def unmaterialized(select: sa.Select[t.Any], name: str) -> sa.CTE:
+    """Return a CTE that PostgreSQL plans where it is read: in full it would have no bounds."""
+    return select.cte(name).prefix_with("NOT MATERIALIZED")
 
 
 def turn(store: Store) -> Expression:
@@ -343,32 +343,29 @@ def first_lease(store: Store) -> Expression:
     j = store.jobs.alias("held").c
     there = (j.state == word(State.LOCKED), j.locked_until >= missed("leases_from", Instant()))
     held = sa.select(j.locked_until).where(*there).order_by(j.locked_until)
-    return sa.select(held.limit(number(1)).cte("first").c.locked_until).scalar_subquery()
+    return sa.select(held.limit(number(1)).cte("_first").c.locked_until).scalar_subquery()
 
 
-def _queued_part(store: Store, wanted: Wanted, branch: Branch) -> sa.Select[t.Any]:
+def _queued_parts(store: Store, wanted: Wanted, branch: Branch, place: int) -> t.Iterator[sa.Select[t.Any]]:
     c = store.jobs.c
-    part = _part(store, wanted, *branch.lead, c.state == word(State.QUEUED), *branch.rest)
-    return part.order_by(*branch.order, c.priority.desc(), c.turn, c.run_at, c.id)
-
-
-def _parts_from_front(
-    store: Store, wanted: Wanted, branch: Branch, place: int
-) -> t.Iterator[sa.Select[t.Any]]:
-    """Select queued jobs of higher priorities, and of its own those that are not before it."""
-    c = store.jobs.c
+    queued = (*branch.lead, c.state == word(State.QUEUED), *branch.rest)
+    if wanted.start.front is None:
+        order = (*branch.order, c.priority.desc(), c.turn, c.run_at, c.id)
+        yield _part(store, wanted, *queued).order_by(*order)
+        return
     leads = [column.label(f"lead_{step}") for step, column in enumerate(branch.order)]
-    columns = (c.id, c.priority, turn(store), c.turn.label("first_turn"), c.run_at, *leads)
-    queued = sa.select(*columns).where(*branch.lead, c.state == word(State.QUEUED), *branch.rest)
-    # Written once, and planned as if it were written twice.
-    q = queued.cte(f"queued_{place}").prefix_with("NOT MATERIALIZED").c
-    part = sa.select(q.id, q.priority, q.turn, q.run_at).limit(number(wanted.window))
-    part = part.order_by(*(q[lead.name] for lead in leads), q.priority.desc(), q.first_turn, q.run_at, q.id)
+    waiting = sa.select(c.id, c.priority, c.turn, c.run_at, *leads).where(*queued)
+    # Written once, and planned as if it were written twice; but where a function may be volatile
+    # PostgreSQL would read all of it.
+    name = f"_queued_{place}"
+    q = waiting.subquery(name).c if wanted.scope.reads_others else unmaterialized(waiting, name).c
+    part: sa.Select[t.Any] = sa.select(q.id, q.priority, q.turn, q.run_at).limit(number(wanted.window))
+    part = part.order_by(*(q[lead.name] for lead in leads), q.priority.desc(), q.turn, q.run_at, q.id)
     priority = missed("front_priority", sa.Integer())
     types = {"turn": sa.BigInteger(), "run_at": Instant(), "id": sa.BigInteger()}
     begin = (missed(f"front_{name}", type_) for name, type_ in types.items())
     yield part.where(q.priority > priority)
-    yield part.where(q.priority == priority, sa.tuple_(q.first_turn, q.run_at, q.id) >= sa.tuple_(*begin))
+    yield part.where(q.priority == priority, sa.tuple_(q.turn, q.run_at, q.id) >= sa.tuple_(*begin))
 
 
 def _scheduled_parts(
@@ -443,6 +440,8 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
 
 
 def _least(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
+    if wanted.start.front is not None and not wanted.start.queued_only:
+        return (store.jobs.c.priority >= missed("front_priority", sa.Integer()),)
     bound = missed("least", sa.Integer())
     return () if wanted.min_priority is None else (store.jobs.c.priority >= bound,)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
+import operator
 import types
 import typing as t
 
@@ -17,7 +18,7 @@ from .at_once import Done, Results
 from .candidates import Levels, Wanted
 from .engines import utcnow
 from .expire import LAPSED, end_dead
-from .front import Bookmark, Front
+from .front import Bookmark, Found, Front
 from .hold import Holder
 from .lockers import login_of, mark
 from .news import hint_due
@@ -174,12 +175,12 @@ def _bookmark(store: Store, wanted: Wanted) -> Bookmark[Front]:
 def _note(store: Store, wanted: Wanted, bookmark: Bookmark[Front], look: _Look) -> None:
     """Note where the next claim may begin, once this one is committed."""
     if store.engine_name == "postgresql":
-        # A place is among queued jobs: while others are found all are looked for.
-        is_place = wanted.start.queued_only or all(row.was == State.QUEUED for row in look.rows)
-        first = look.rows[0] if look.rows and is_place else None
+        first = look.rows[0] if look.rows else None
         front = first and Front(first.priority, first.turn, first.run_at, first.id)
-        found = (bookmark, wanted.start, front, look.lease, len(look.rows))
-        commits.on_commit(store.session, functools.partial(store.fronts.note, *found))
+        queued_only = all(row.was == State.QUEUED for row in look.rows)
+        found = Found(front, len(look.rows), queued_only, look.lease)
+        note = functools.partial(store.fronts.note, bookmark, wanted.start, found)
+        commits.on_commit(store.session, note)
 
 
 def _claim_some(
@@ -202,6 +203,7 @@ def _claim_some(
         if len(claims) == limit:
             break
         start = store.fronts.whole()
+    claims.sort(key=operator.attrgetter("priority"), reverse=True)  # of several looks
     if claims:
         if store.settings.first_daily_claims is not None:
             mark(store, login_of(wanted.locker), "handed", len(claims))
@@ -232,13 +234,13 @@ def _handed_out(
     # Unpacked: to read them by their names took 8 % of the Python of an exchange of 100.
     for row in rows:
         (
-            id, type, data, queue, priority, max_attempts, created_at, has_files, copy_of, was, attempts,
+            job_id, type_, data, queue, priority, max_attempts, created_at, has_files, copy_of, was, attempts,
             failures, lease_seconds, *_,
         ) = row  # fmt: skip
-        if copy_of is None or id in copies:
+        if copy_of is None or job_id in copies:
             yield Claim(
-                id=id,
-                type=type,
+                id=job_id,
+                type=type_,
                 data=data,
                 queue=queue,
                 priority=priority,
@@ -247,7 +249,7 @@ def _handed_out(
                 max_attempts=max_attempts,
                 lease_seconds=lease_seconds,
                 enqueued_at=created_at,
-                has_files=copies.get(id, has_files),
+                has_files=copies.get(job_id, has_files),
             )
 
 
@@ -327,7 +329,7 @@ def _settle_and_take(store: Store, wanted: Wanted, results: Results) -> tuple[Do
     holder = results.holder
 
     def build() -> sa.Executable:
-        return _statement(store, wanted, at_once.statement(store, holder, skip_locked=True).cte("settled"))
+        return _statement(store, wanted, at_once.statement(store, holder, skip_locked=True).cte("_settled"))
 
     key = ("settle and claim", wanted.key, store.settings.late_results)
     found = store.run(key, build, wanted.values(store) | results.values).all()
@@ -367,8 +369,7 @@ def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> s
     best = find.candidates(store, wanted, first=first)
     if settled is not None:
         best = best.where(at_once.are_all(settled))
-    # Not materialized, which would lose its order; it is counted only when nothing is picked.
-    found = best.cte("best").prefix_with("NOT MATERIALIZED")
+    found = find.unmaterialized(best, "_best")
     picked = (
         sa.select(c.id, *_before(store, wanted))
         .select_from(found.join(store.jobs, found.c.id == c.id))
@@ -377,10 +378,10 @@ def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> s
         .order_by(found.c.priority.desc(), found.c.turn, found.c.run_at, found.c.id)
         .limit(missed("limit", sa.Integer()))
         .with_for_update(of=store.jobs, skip_locked=True)
-        .cte("picked")
+        .cte("_picked")
     )
     write = sa.update(store.jobs).where(c.id == picked.c.id, picked.c.live)
-    written = write.ordered_values(*_lease(store, wanted, picked.c.granted)).cte("written")
+    written = write.ordered_values(*_lease(store, wanted, picked.c.granted)).cte("_written")
     facts = [
         *_facts_of_settled(settled),
         *([] if wanted.start.queued_only else _facts_of_look(wanted, picked, found, first)),
@@ -423,7 +424,7 @@ def _recorded(store: Store, wanted: Wanted, picked: sa.CTE) -> sa.CTE:
     if not wanted.start.queued_only:
         entries = _with_lapses(store, picked, claim)
     insert = sa.insert(store.history).from_select(list(entries.selected_columns.keys()), entries)
-    return insert.cte("recorded")
+    return insert.cte("_recorded")
 
 
 def _with_lapses(store: Store, picked: sa.CTE, claim: dict[str, t.Any]) -> sa.Select[t.Any]:
@@ -434,7 +435,7 @@ def _with_lapses(store: Store, picked: sa.CTE, claim: dict[str, t.Any]) -> sa.Se
         "to_state": queued, "attempt": p.attempts, "locker": p.was_by, "reason": find.word(Verb.LAPSE),
         "error": sa.cast(sa.literal_column(f"'{canonical(LAPSED)}'"), json), "turn": find.number(1),
     }  # fmt: skip
-    claim |= {
+    claim = claim | {
         "from_state": sa.case((lapsed, queued), else_=p.was), "error": sa.cast(sa.null(), json),
         "turn": find.number(2),
     }  # fmt: skip

@@ -123,7 +123,7 @@ def _write_and_append(store: Store, columns: tuple[str, ...], change: Change) ->
 
 def _update_and_insert(store: Store, columns: tuple[str, ...]) -> sa.Insert:
     h = store.history.c
-    written = _update(store, columns).returning(store.jobs.c.id).cte("written")
+    written = _update(store, columns).returning(store.jobs.c.id).cte("_written")
     row: dict[str, t.Any] = {
         name: missed(f"history_{name}", h[name].type) for name in _HISTORY if name != "job_id"
     }
@@ -196,9 +196,9 @@ def _insert_and_notify(store: Store, guarded: bool, telling: bool, also: Also | 
     insert = sa.insert(store.history).from_select([*row, "at"], select).returning(h.id)
     if not telling:
         return insert
-    appended = insert.cte("appended")
+    appended = insert.cte("_appended")
     tell = sa.select(sa.func.pg_notify(missed("channel"), missed("text"))).select_from(appended)
-    return tell if also is None else tell.add_cte(also.build().returning(store.jobs.c.id).cte("also"))
+    return tell if also is None else tell.add_cte(also.build().returning(store.jobs.c.id).cte("_also"))
 
 
 def _check(changes: t.Iterable[Change]) -> None:
