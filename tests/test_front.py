@@ -284,7 +284,7 @@ def leaving_dead(world: World, rows: int) -> t.Iterator[sa.Engine]:
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
         reader.execute(sa.select(jobs.c.id).limit(1)).all()
         for state, more in (
-            ("locked", {"locked_by": "user_bob", "locked_until": sa.func.now()}),
+            ("locked", {"locked_by": "user_bob", "locked_until": sa.text("now() - id * interval '1 ms'")}),
             ("succeeded", {"finished_at": sa.func.now(), "locked_until": None}),
         ):
             with world.session() as session:
@@ -304,6 +304,17 @@ def test_what_is_gone_is_not_passed_where_jobs_fall_due(make_world: MakeWorld, p
         assert pages(client, engine) < 100
         assert world.job(due[2]).state == "locked"
         assert ids(client) == made[:1]
+
+
+def test_leases_that_are_gone_are_not_passed_again(make_world: MakeWorld, postgres_url: str) -> None:
+    """Nor by claims of other kinds, which look at all that there is."""
+    world = make_world(postgres_url)
+    client = world.client()
+    with leaving_dead(world, 20_000) as engine:
+        for number in range(3):
+            world.enqueue(f"type{number}")
+        assert [len(ids(client, types=[f"type{number}"], lease_seconds=3600)) for number in (0, 1)] == [1, 1]
+        assert pages(client, engine, types=["type2"]) < 100
 
 
 class Asking(World):
@@ -356,7 +367,7 @@ def test_a_claim_is_short(make_world: MakeWorld, postgres_url: str) -> None:
     assert short <= 4096 < whole
 
 
-def pages(client: Client, engine: sa.Engine) -> int:
+def pages(client: Client, engine: sa.Engine, **wish: t.Any) -> int:
     """Return how many pages PostgreSQL reads for a claim."""
     read: list[int] = []
 
@@ -369,7 +380,7 @@ def pages(client: Client, engine: sa.Engine) -> int:
             before.rollback()
 
     sa.event.listen(engine, "before_cursor_execute", explain)
-    client.claim()
+    client.claim(**wish)
     sa.event.remove(engine, "before_cursor_execute", explain)
     [amount] = read
     return amount

@@ -389,7 +389,9 @@ def _complete_job_table(mapper: Mapper[t.Any], cls: type[JobMixin]) -> None:
         _index_claims(table, [], "_all", f" AND {UNLED}")
         # A constraint: a foreign key of MySQL needs its index until the table is dropped.
         table.append_constraint(sa.UniqueConstraint(*lead, c.id, name=f"uq_{table.name}_list"))
-    _index(table, "lapse", c.state, c.locked_until, only="state = 'locked'")
+    # Nothing else has an end of its lease. The condition does not say the state: PostgreSQL would not look
+    # for it then, though it comes first, and would read all of the index with what is dead.
+    _index(table, "lapse", c.state, c.locked_until, only="locked_until IS NOT NULL")
     # It has a holder anyway. Who looks for leases says none, so that PostgreSQL cannot take it for those,
     # which is to go through all of it.
     _index(table, "held", c.locked_by, c.state, only="state = 'locked' AND locked_by IS NOT NULL")
