@@ -111,6 +111,31 @@ def test_what_is_held_is_counted_where_the_limit_is_near(world: World) -> None:
     assert [counts() for _ in range(2)] == [True, False]
 
 
+def test_what_is_held_is_counted_by_an_index(make_world: MakeWorld, postgres_url: str) -> None:
+    """The jobs that are finished are not read for it."""
+    world = make_world(postgres_url)
+    world.jobber.limit(type="work", at_once=5)
+    with world.session() as session:
+        now = dt.datetime.now(dt.UTC)
+        given = {"type": "work", "state": "succeeded", "max_attempts": 1, "run_at": now, "finished_at": now}
+        session.execute(sa.insert(world.Job.__table__), [given] * 20_000)
+    with world.session() as session:
+        session.execute(sa.text("ANALYZE job"))
+    fill(world, work=1)
+    plans = list[str]()
+
+    def explain(connection: t.Any, _: t.Any, statement: str, values: t.Any, *__: t.Any) -> None:
+        if statement.startswith("SELECT count(CASE"):
+            plans.extend(connection.exec_driver_sql(f"EXPLAIN {statement}", values).scalars())
+
+    with world.app.app_context():
+        engine = world.db.engine
+    sa.event.listen(engine, "before_cursor_execute", explain)
+    assert len(claim(world, limit=1)) == 1
+    assert plans
+    assert not any("Seq Scan on job" in line for line in plans), plans
+
+
 def test_a_lease_that_is_revived_is_held_again(world: World) -> None:
     """What has lapsed when it is counted makes room for one who claims then, and for nobody later."""
     world.jobber.limit(type="work", at_once=5)

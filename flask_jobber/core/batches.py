@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from ..errors import NotFound, ResultRejected
 from ..hooks import JobType
 from . import seats, trust
-from .candidates import word
+from .candidates import is_held
 from .engines import utcnow
 from .hold import followed
 from .models import JobMixin
@@ -93,7 +93,7 @@ def _running(store: Store, batch_id: int) -> int:
     A counter of them would be one row that every claim has to write.
     """
     c = store.jobs.c
-    held = sa.select(c.batch_id).where(c.state == word(State.LOCKED), c.locked_until.is_not(None))
+    held = sa.select(c.batch_id).where(is_held(store))
     if store.engine_name == "mysql":
         held = held.with_hint(store.jobs, f"FORCE INDEX (ix_{store.jobs.name}_lapse)")
     some = held.cte("_held").prefix_with("" if store.engine_name == "mysql" else "MATERIALIZED")

@@ -204,6 +204,12 @@ def still(*conditions: Expression) -> Expression:
     return t.cast(Expression, holds == number(1))
 
 
+def is_held(store: Store) -> Expression:
+    """Whether a row is held; it says what holds anyway, so that the index of leases can be read for it."""
+    c = store.jobs.c
+    return sa.and_(c.state == word(State.LOCKED), c.locked_until.is_not(None))
+
+
 def lapsed(store: Store, now: Expression) -> Expression:
     """Whether a row's lease is over."""
     c = store.jobs.c
@@ -259,7 +265,7 @@ def candidates(
 
 
 def unmaterialized(select: sa.Select[t.Any], name: str) -> sa.CTE:
-    """Return a CTE that PostgreSQL plans where it is read: in full it would have no bounds."""
+    """Return a CTE that PostgreSQL plans where it is read: in full it would lose bounds and order."""
     return select.cte(name).prefix_with("NOT MATERIALIZED")
 
 

@@ -8,10 +8,10 @@ import typing as t
 
 import sqlalchemy as sa
 
+from .candidates import is_held
 from .engines import utcnow
 from .hold import Row
 from .queries import seen, ways
-from .states import State
 from .store import Store
 
 #: So many jobs that have changed are told one by one.
@@ -111,5 +111,5 @@ def _conditions(store: Store, cursor: int) -> list[_Condition] | None:
         c.id.in_(sa.select(h.job_id).where(h.id > cursor)),
         c.id.in_(sa.select(h.job_id).where(early)),
         # A heartbeat leaves no row.
-        sa.and_(c.state == State.LOCKED.value, c.updated_at >= begin),
+        sa.and_(is_held(store), c.updated_at >= begin),
     ]

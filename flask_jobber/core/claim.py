@@ -177,7 +177,7 @@ def _note(store: Store, wanted: Wanted, bookmark: Bookmark[Front], look: _Look) 
     if store.engine_name == "postgresql":
         first = look.rows[0] if look.rows else None
         front = first and Front(first.priority, first.turn, first.run_at, first.id)
-        queued_only = all(row.was == State.QUEUED for row in look.rows)
+        queued_only = wanted.start.queued_only or all(row.was == State.QUEUED for row in look.rows)
         found = Found(front, len(look.rows), queued_only, look.lease)
         note = functools.partial(store.fronts.note, bookmark, wanted.start, found)
         commits.on_commit(store.session, note)
@@ -305,7 +305,7 @@ def _lease(store: Store, wanted: Wanted, length: t.Any) -> list[tuple[sa.Column[
 
 
 def _before(store: Store, wanted: Wanted) -> list[t.Any]:
-    """Return the columns of a job about to be taken, but its id: what a claim tells first, in order."""
+    """Return the columns of a job about to be taken, but its id, in the order of :func:`_handed_out`."""
     c = store.jobs.c
     plain = (c.type, c.data, c.queue, c.priority, c.max_attempts, c.created_at, c.has_files, c.copy_of)
     old = (c.state.label("was"), c.attempts, c.failures, find.granted(store, wanted).label("granted"))
@@ -382,10 +382,9 @@ def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> s
     )
     write = sa.update(store.jobs).where(c.id == picked.c.id, picked.c.live)
     written = write.ordered_values(*_lease(store, wanted, picked.c.granted)).cte("_written")
-    facts = [
-        *_facts_of_settled(settled),
-        *([] if wanted.start.queued_only else _facts_of_look(wanted, picked, found, first)),
-    ]
+    facts = _facts_of_settled(settled)
+    if not wanted.start.queued_only:
+        facts += _facts_of_look(wanted, picked, found, first)
     told = sa.select(picked)
     if facts:  # in one row at least
         look = sa.select(*facts).subquery("look")

@@ -15,12 +15,11 @@ import typing as t
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from .candidates import Wanted, word
+from .candidates import Wanted, is_held
 from .engines import Instant, plus_seconds, utcnow
 from .limits import Limit
 from .lockers import login_of
 from .scope import EVERYTHING, Expression
-from .states import State
 from .store import Store, missed
 
 _LEAST = 1e-9
@@ -242,7 +241,7 @@ def _count_held(store: Store, few: t.Mapping[str, Limit]) -> dict[str, tuple[int
         of_them = [c[limit.what] == limit.name for limit in few.values()]
         live = [sa.and_(one, c.locked_until > utcnow()) for one in of_them]
         kinds: list[t.Any] = [sa.func.count(sa.case((one, 1))) for one in (*live, *of_them)]
-        return sa.select(*kinds).where(c.state == word(State.LOCKED))
+        return sa.select(*kinds).where(is_held(store))
 
     numbers = store.run(("held", *few), count, {}).one()
     return dict(zip(few, zip(numbers[: len(few)], numbers[len(few) :], strict=True), strict=True))
