@@ -1,4 +1,7 @@
-"""What is done when, and only when, a transaction commits: a roll-back, of a savepoint too, forgets it."""
+"""What is done when, and only when, a transaction commits: a roll-back, of a savepoint too, forgets it.
+
+Or does something else instead.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,16 @@ E = t.TypeVar("E")
 class _Pending:
     effect: Effect
     savepoint: SessionTransaction | None
+    otherwise: Effect | None
 
 
-def on_commit(session: Session, effect: Effect) -> None:
-    """Call ``effect``, which must not raise, when the session's transaction has committed."""
-    session.info.setdefault(_PENDING, []).append(_Pending(effect, session.get_nested_transaction()))
+def on_commit(session: Session, effect: Effect, otherwise: Effect | None = None) -> None:
+    """Call ``effect``, which must not raise, when the session's transaction has committed.
+
+    :param otherwise: is called when it is rolled back, and must not raise either.
+    """
+    savepoint = session.get_nested_transaction()
+    session.info.setdefault(_PENDING, []).append(_Pending(effect, savepoint, otherwise))
 
 
 def take(session: Session, kind: type[E]) -> list[E]:
@@ -44,10 +52,9 @@ def _settle(session: Session, transaction: SessionTransaction) -> None:
     if transaction.nested:
         _forget(session, transaction)
     elif transaction.parent is None:
-        pending = session.info.pop(_PENDING, ())
-        if session.info.pop(_COMMITTED, False):
-            for one in pending:
-                one.effect()
+        is_committed = session.info.pop(_COMMITTED, False)
+        for one in session.info.pop(_PENDING, ()):
+            _end(one, is_committed)
 
 
 @event.listens_for(Session, "after_commit")
@@ -59,10 +66,19 @@ def _note_commit(session: Session) -> None:
         _move(session, savepoint, savepoint.parent if savepoint.parent.nested else None)  # type: ignore[union-attr]
 
 
+def _end(one: _Pending, is_committed: bool) -> None:
+    effect = one.effect if is_committed else one.otherwise
+    if effect is not None:
+        effect()
+
+
 def _forget(session: Session, savepoint: SessionTransaction) -> None:
     """Forget what a savepoint has left when it ends: what it committed has been moved."""
-    if _PENDING in session.info:
-        session.info[_PENDING] = [one for one in session.info[_PENDING] if one.savepoint is not savepoint]
+    pending: list[_Pending] = session.info.get(_PENDING, [])
+    if left := [one for one in pending if one.savepoint is savepoint]:
+        session.info[_PENDING] = [one for one in pending if one.savepoint is not savepoint]
+        for one in left:
+            _end(one, is_committed=False)
 
 
 def _move(session: Session, inner: SessionTransaction, outer: SessionTransaction | None) -> None:

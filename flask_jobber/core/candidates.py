@@ -78,6 +78,11 @@ class Wanted:
     start: Start = WHOLE
 
     @property
+    def reach(self) -> int:
+        """How many of each kind are read: of queued jobs alone it may skip as many as it looks at."""
+        return 2 * self.window if self.start.queued_only else self.window
+
+    @property
     def key(self) -> t.Hashable:
         """What decides the text of the claim's statements."""
         lengths = (len(names_of(self.locker)), _length(self.types), _length(self.queues))
@@ -107,6 +112,7 @@ class Wanted:
             "least": self.min_priority,
             "most": self.max_priority,
             "leases_from": self.start.leases,
+            "ahead": min(self.start.ahead, self.window),
             "lease": store.settings.lease_seconds if self.lease_seconds is None else self.lease_seconds,
             **self.scope.values,
             **_numbered("name", names),
@@ -261,7 +267,8 @@ def candidates(
     unite = sa.union if _count_arms(wanted.scope.expression) > 1 else sa.union_all
     c = unite(*selects).subquery("found").c
     best = sa.select(*c).where(unblocked(store))
-    return best.order_by(c.priority.desc(), c.turn, c.run_at, c.id).limit(number(wanted.window))
+    best = best.order_by(c.priority.desc(), c.turn, c.run_at, c.id).limit(number(wanted.window))
+    return best.offset(missed("ahead", sa.Integer())) if queued_only else best
 
 
 def unmaterialized(select: sa.Select[t.Any], name: str) -> sa.CTE:
@@ -365,7 +372,7 @@ def _queued_parts(store: Store, wanted: Wanted, branch: Branch, place: int) -> t
     # PostgreSQL would read all of it.
     name = f"_queued_{place}"
     q = waiting.subquery(name).c if wanted.scope.reads_others else unmaterialized(waiting, name).c
-    part: sa.Select[t.Any] = sa.select(q.id, q.priority, q.turn, q.run_at).limit(number(wanted.window))
+    part: sa.Select[t.Any] = sa.select(q.id, q.priority, q.turn, q.run_at).limit(number(wanted.reach))
     part = part.order_by(*(q[lead.name] for lead in leads), q.priority.desc(), q.turn, q.run_at, q.id)
     priority = missed("front_priority", sa.Integer())
     types = {"turn": sa.BigInteger(), "run_at": Instant(), "id": sa.BigInteger()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
-import operator
 import types
 import typing as t
 
@@ -158,10 +157,10 @@ def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, 
     :returns: also the outcomes of those that are.
     """
     bookmark = _bookmark(store, wanted)
-    start = store.fronts.start(bookmark)
-    wanted = dataclasses.replace(wanted, window=_window(wanted.limit), start=start)
+    wanted = _begin(store, wanted, bookmark)
     done, look = _settle_and_take(store, wanted, results)
     if len(done) < len(results.items):
+        store.fronts.undo(bookmark, wanted.start)
         return done, Claims(), None
     return done, *_claim_some(store, wanted, wanted.limit, bookmark, look)
 
@@ -172,38 +171,57 @@ def _bookmark(store: Store, wanted: Wanted) -> Bookmark[Front]:
     return store.fronts.of(wanted.kind) if is_plain and wanted.scope.is_known else Bookmark(is_dry=True)
 
 
-def _note(store: Store, wanted: Wanted, bookmark: Bookmark[Front], look: _Look) -> None:
-    """Note where the next claim may begin, once this one is committed."""
+def _begin(store: Store, wanted: Wanted, bookmark: Bookmark[Front]) -> Wanted:
+    """Return how a claim begins, of which others know until its transaction ends."""
+    fronts, start = store.fronts, store.fronts.start(bookmark, wanted.limit)
     if store.engine_name == "postgresql":
-        first = look.rows[0] if look.rows else None
-        front = first and Front(first.priority, first.turn, first.run_at, first.id)
-        queued_only = wanted.start.queued_only or all(row.was == State.QUEUED for row in look.rows)
-        found = Found(front, len(look.rows), queued_only, look.lease)
+        undo = functools.partial(fronts.undo, bookmark, start)
+        commits.on_commit(store.session, functools.partial(fronts.end, bookmark, start), undo)
+    return dataclasses.replace(wanted, window=_window(wanted.limit), start=start)
+
+
+def _note(store: Store, wanted: Wanted, bookmark: Bookmark[Front], look: _Look) -> None:
+    """Note how far this claim has come, and where the next may begin, once it is committed."""
+    if store.engine_name == "postgresql":
+        rows = look.rows
+        queued_only = wanted.start.queued_only or all(row.was == State.QUEUED for row in rows)
+        front = _place(rows[0]) if rows else None
+        end = _place(rows[-1], 1) if rows and queued_only else None
+        found = Found(front, end, len(rows), queued_only, look.lease)
+        wanted.start.taking.find(found)
         note = functools.partial(store.fronts.note, bookmark, wanted.start, found)
         commits.on_commit(store.session, note)
+
+
+def _place(row: sa.Row[t.Any], behind: int = 0) -> Front:
+    return Front(row.priority, row.turn, row.run_at, row.id + behind)
 
 
 def _claim_some(
     store: Store, wanted: Wanted, limit: int, bookmark: Bookmark[Front], first: _Look | None = None
 ) -> tuple[Claims, set[int] | None]:
-    window, claims = _window(limit), Claims()
-    start = store.fronts.start(bookmark) if first is None else wanted.start
+    window, claims, places = _window(limit), Claims(), dict[int, t.Any]()
+    if first is None:
+        wanted = _begin(store, dataclasses.replace(wanted, limit=limit), bookmark)
     for _ in range(_MOST_ROUNDS):
-        wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window, start=start)
         look, first = first or _take(store, wanted), None
         _note(store, wanted, bookmark, look)
         kept = list(_handed_out(look.live, taken(store, wanted.locker, look.live)))
         claims += kept
+        if places or len(kept) < limit:  # the best of several looks is told first
+            places |= {row.id: _order(row) for row in look.live}
         if len(look.live) < len(look.rows):
             end_dead(store, wanted)
         elif look.full and not look.rows:  # rivals have locked all of them
             window *= 8
-        elif len(kept) == len(look.live) and start.is_whole:
+        elif len(kept) == len(look.live) and wanted.start.is_whole:
             break
         if len(claims) == limit:
             break
-        start = store.fronts.whole()
-    claims.sort(key=operator.attrgetter("priority"), reverse=True)  # of several looks
+        start = store.fronts.whole(wanted.start.taking)
+        wanted = dataclasses.replace(wanted, limit=limit - len(claims), window=window, start=start)
+    if places:
+        claims.sort(key=lambda one: places[one.id])
     if claims:
         if store.settings.first_daily_claims is not None:
             mark(store, login_of(wanted.locker), "handed", len(claims))
