@@ -7,6 +7,7 @@ import typing as t
 import pytest
 import sqlalchemy as sa
 
+from flask_jobber.core import front
 from support import World
 from tables import renew
 
@@ -98,3 +99,10 @@ def world(make_world: MakeWorld, db_url: str) -> World:
 def lite(make_world: MakeWorld, sqlite_url: str) -> World:
     """A world on SQLite, for what has nothing to do with the engine."""
     return make_world(sqlite_url)
+
+
+@pytest.fixture
+def early_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Places of claims are remembered from the first claim on, and for good."""
+    monkeypatch.setattr(front, "_MANY", 0)
+    monkeypatch.setattr(front, "_FRESH", 3600)

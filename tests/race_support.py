@@ -69,6 +69,28 @@ def together(count: int, function: t.Callable[[int], T]) -> list[T]:
     return [future.result(2 * LIMIT) for future in futures]
 
 
+@contextlib.contextmanager
+def in_flight(world: World, act: t.Callable[[], object], *, roll_back: bool = False) -> t.Iterator[None]:
+    """Act in a transaction of another thread, which ends with the block: committed, or rolled back."""
+    acted, may_end = threading.Event(), threading.Event()
+
+    def run() -> None:
+        with world.session() as session:
+            act()
+            acted.set()
+            assert may_end.wait(LIMIT)
+            if roll_back:
+                session.rollback()
+
+    task = start(run)
+    assert acted.wait(LIMIT)
+    try:
+        yield
+    finally:
+        may_end.set()
+        task.result(LIMIT)
+
+
 class Watch:
     """Sees whether someone in a database waits for a lock that another holds."""
 

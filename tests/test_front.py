@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import typing as t
 
 import pytest
@@ -11,16 +10,11 @@ import sqlalchemy as sa
 
 from conftest import MakeWorld
 from flask_jobber.core import front
-from race_support import LIMIT, start
+from race_support import in_flight
 from situations import ago, put
 from support import Client, World
 
-
-@pytest.fixture(autouse=True)
-def _from_the_second_claim_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Places are remembered at once, and for good."""
-    monkeypatch.setattr(front, "_MANY", 0)
-    monkeypatch.setattr(front, "_FRESH", 3600)
+pytestmark = pytest.mark.usefixtures("early_places")
 
 
 def ids(client: Client, limit: int = 1, **wish: t.Any) -> list[int]:
@@ -100,24 +94,6 @@ def test_a_lapsed_lease_is_found(world: World) -> None:
     assert ids(client) == made[1:2]
     world.pass_time(10)
     assert sorted([*ids(client), *ids(client)]) == [made[0], made[2]]
-
-
-@contextlib.contextmanager
-def in_flight(world: World, act: t.Callable[[], object]) -> t.Iterator[None]:
-    """Act in a transaction of another thread, which commits at the end of the block."""
-    acted, may_commit = threading.Event(), threading.Event()
-
-    def run() -> None:
-        with world.session():
-            act()
-            acted.set()
-            assert may_commit.wait(LIMIT)
-
-    task = start(run)
-    assert acted.wait(LIMIT)
-    yield
-    may_commit.set()
-    task.result(LIMIT)
 
 
 @pytest.mark.parametrize("act", ["release", "enqueue"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import datetime as dt
-import math
-import threading
 import typing as t
 
 import pytest
@@ -15,18 +13,12 @@ import sqlalchemy as sa
 from conftest import MakeWorld
 from flask_jobber.core import front
 from flask_jobber.core.front import Bookmark, Found, Front, Fronts, Start
-from race_support import LIMIT, engine_of, start, together
+from race_support import engine_of, in_flight, together
 from situations import put
 from support import World
 
+pytestmark = pytest.mark.usefixtures("early_places")
 NOW = dt.datetime.now(dt.UTC)
-
-
-@pytest.fixture(autouse=True)
-def _from_the_second_claim_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Places are remembered at once, and for good."""
-    monkeypatch.setattr(front, "_MANY", 0)
-    monkeypatch.setattr(front, "_FRESH", 3600)
 
 
 @pytest.fixture
@@ -52,27 +44,27 @@ def fronts() -> Fronts:
 
 
 @pytest.fixture
-def bookmark(fronts: Fronts) -> Bookmark[Front]:
+def bookmark(fronts: Fronts) -> Bookmark:
     """Claims of which one has taken the first job."""
     known = fronts.of("kind")
     commit(fronts, known, fronts.start(known, 1), found(1, 1))
     return known
 
 
-def commit(fronts: Fronts, bookmark: Bookmark[Front], begun: Start, what: Found) -> None:
+def commit(fronts: Fronts, bookmark: Bookmark, begun: Start, what: Found) -> None:
     begun.taking.find(what)
     fronts.note(bookmark, begun, what)
     fronts.end(bookmark, begun)
 
 
-def where(fronts: Fronts, bookmark: Bookmark[Front]) -> tuple[int | None, int]:
+def where(fronts: Fronts, bookmark: Bookmark) -> tuple[int | None, int]:
     """Return the id at which a claim begins, and how many it skips; it takes nothing."""
     begun = fronts.start(bookmark, 1)
     fronts.end(bookmark, begun)
     return begun.front.id if begun.front else None, begun.ahead
 
 
-def test_a_claim_skips_what_others_may_be_taking(fronts: Fronts, bookmark: Bookmark[Front]) -> None:
+def test_a_claim_skips_what_others_may_be_taking(fronts: Fronts, bookmark: Bookmark) -> None:
     """As many as they want, until it is known what they got."""
     assert where(fronts, bookmark) == (1, 0)
     first, second = fronts.start(bookmark, 10), fronts.start(bookmark, 5)
@@ -84,7 +76,7 @@ def test_a_claim_skips_what_others_may_be_taking(fronts: Fronts, bookmark: Bookm
     assert where(fronts, bookmark) == (17, 0)
 
 
-def test_who_began_before_is_not_skipped_behind(fronts: Fronts, bookmark: Bookmark[Front]) -> None:
+def test_who_began_before_is_not_skipped_behind(fronts: Fronts, bookmark: Bookmark) -> None:
     """What the first may be taking stands before what the second took."""
     fronts.start(bookmark, 10)
     second = fronts.start(bookmark, 5)
@@ -92,7 +84,7 @@ def test_who_began_before_is_not_skipped_behind(fronts: Fronts, bookmark: Bookma
     assert where(fronts, bookmark) == (17, 0)
 
 
-def test_a_claim_that_finds_nothing_is_not_skipped(fronts: Fronts, bookmark: Bookmark[Front]) -> None:
+def test_a_claim_that_finds_nothing_is_not_skipped(fronts: Fronts, bookmark: Bookmark) -> None:
     """Nor one that takes jobs of another priority."""
     first, second = fronts.start(bookmark, 10), fronts.start(bookmark, 5)
     first.taking.find(Found(None, None, 0, True, None))
@@ -100,7 +92,7 @@ def test_a_claim_that_finds_nothing_is_not_skipped(fronts: Fronts, bookmark: Boo
     assert where(fronts, bookmark) == (1, 0)
 
 
-def test_who_skips_moves_no_place(fronts: Fronts, bookmark: Bookmark[Front]) -> None:
+def test_who_skips_moves_no_place(fronts: Fronts, bookmark: Bookmark) -> None:
     """It has passed what nobody may have taken."""
     first, second = fronts.start(bookmark, 5), fronts.start(bookmark, 5)
     first.taking.find(found(2, 6))
@@ -113,7 +105,7 @@ def test_who_skips_moves_no_place(fronts: Fronts, bookmark: Bookmark[Front]) -> 
     assert where(fronts, bookmark) == (2, 0)
 
 
-def test_a_look_at_all_begins_anew(fronts: Fronts, bookmark: Bookmark[Front]) -> None:
+def test_a_look_at_all_begins_anew(fronts: Fronts, bookmark: Bookmark) -> None:
     """One at a time; who began before it is not heeded then, and moves no place."""
     bookmark.looked_at = bookmark.sent_at = -3601
     whole, late = fronts.start(bookmark, 5), fronts.start(bookmark, 5)
@@ -127,7 +119,7 @@ def test_a_look_at_all_begins_anew(fronts: Fronts, bookmark: Bookmark[Front]) ->
 
 @pytest.mark.parametrize("how", ["undone", "of no use"])
 def test_a_look_at_all_that_comes_to_nothing_is_made_by_another(
-    fronts: Fronts, bookmark: Bookmark[Front], how: str
+    fronts: Fronts, bookmark: Bookmark, how: str
 ) -> None:
     """It is rolled back, or jobs came in meanwhile."""
     bookmark.looked_at = bookmark.sent_at = -3601
@@ -141,7 +133,7 @@ def test_a_look_at_all_that_comes_to_nothing_is_made_by_another(
     assert where(fronts, bookmark) == (None, 0)
 
 
-def test_what_is_undone_is_looked_for_at_the_beginning(fronts: Fronts, bookmark: Bookmark[Front]) -> None:
+def test_what_is_undone_is_looked_for_at_the_beginning(fronts: Fronts, bookmark: Bookmark) -> None:
     """Others may have passed it, of another kind too, and move no place."""
     other = fronts.of("other")
     commit(fronts, other, fronts.start(other, 1), found(1, 1))
@@ -152,9 +144,7 @@ def test_what_is_undone_is_looked_for_at_the_beginning(fronts: Fronts, bookmark:
     assert (where(fronts, bookmark), where(fronts, other)) == ((None, 0), (None, 0))
 
 
-def test_a_transaction_that_takes_long_is_not_heeded(
-    fronts: Fronts, bookmark: Bookmark[Front], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_transaction_that_takes_long_is_not_heeded(fronts: Fronts, bookmark: Bookmark) -> None:
     """PostgreSQL lets others pass it."""
     fronts.start(bookmark, 5).taking.find(found(2, 6))
     assert where(fronts, bookmark) == (7, 0)
@@ -183,23 +173,12 @@ def begins(world: World) -> t.Iterator[list[tuple[int | None, int]]]:
 def claiming(world: World, limit: int, *, give_back: bool = False) -> t.Iterator[list[int]]:
     """Claim in a transaction of another thread, which ends with the block; yield the ids."""
     got: list[int] = []
-    has_claimed, may_end = threading.Event(), threading.Event()
 
-    def run() -> None:
-        with world.session() as session:
-            got.extend(job.id for job in world.jobber.claim("user_root", limit=limit))
-            has_claimed.set()
-            assert may_end.wait(LIMIT)
-            if give_back:
-                session.rollback()
+    def act() -> None:
+        got.extend(job.id for job in world.jobber.claim("user_root", limit=limit))
 
-    task = start(run)
-    assert has_claimed.wait(LIMIT)
-    try:
+    with in_flight(world, act, roll_back=give_back):
         yield got
-    finally:
-        may_end.set()
-        task.result(LIMIT)
 
 
 def claim(world: World, limit: int = 1) -> list[int]:
@@ -289,9 +268,9 @@ def test_nobody_is_passed_for_long(world: World, monkeypatch: pytest.MonkeyPatch
     """While many claim all the time: some looks at all, and whoever was passed has been taken."""
     looks, move = [0], Bookmark.move
 
-    def count(bookmark: Bookmark[t.Any], place: t.Any, at: float, *, whole: bool) -> None:
+    def count(bookmark: Bookmark, place: t.Any, at: float, *, whole: bool) -> None:
         move(bookmark, place, at, whole=whole)
-        looks[0] += whole and isinstance(place, Front)
+        looks[0] += whole and place is not None
 
     monkeypatch.setattr(Bookmark, "move", count)
     monkeypatch.setattr(front, "_FRESH", 0.1)
@@ -307,11 +286,8 @@ def test_nobody_is_passed_for_long(world: World, monkeypatch: pytest.MonkeyPatch
 
     taken = sorted(entry for some in together(4, work) for entry in some)
     assert len({job_id for _, job_id in taken}) == len(taken)
-    begun: dict[int, int] = {}  # the first look before which somebody took a job behind this one
-    for look, job_id in reversed(taken):
-        begun[job_id] = look
-    waited, first = 0, math.inf
-    for job_id in sorted(begun, reverse=True):
-        first = min(first, begun[job_id])
-        waited = max(waited, begun[job_id] - int(first))
+    waited, first = 0, looks[0]  # before the first of so many looks somebody took a job behind
+    for _, look in sorted(((job_id, look) for look, job_id in taken), reverse=True):
+        first = min(first, look)
+        waited = max(waited, look - first)
     assert waited <= 8

@@ -130,10 +130,13 @@ def claim_and_see(store: Store, wanted: Wanted) -> tuple[Claims, set[int] | None
     """
     limit = min(wanted.limit, check_room(store, wanted.locker))
     if not store.rules.limits:
-        return _claim_some(store, wanted, limit, _bookmark(store, wanted))
+        bookmark = _bookmark(store, wanted)
+        return _claim_some(store, _begin(store, wanted, limit, bookmark), bookmark)
     gate = rates.open_gate(store, wanted)
     room = min(limit, gate.room)
-    claims = _claim_some(store, gate.wanted, room, Bookmark(is_dry=True))[0] if room else Claims()
+    claims, bookmark = Claims(), Bookmark(is_dry=True)
+    if room:
+        claims, _ = _claim_some(store, _begin(store, gate.wanted, room, bookmark), bookmark)
     rates.take(store, gate, claims)
     claims.retry_after = None if claims else gate.retry_after
     return claims, None
@@ -157,30 +160,30 @@ def claim_beside(store: Store, wanted: Wanted, results: Results) -> tuple[Done, 
     :returns: also the outcomes of those that are.
     """
     bookmark = _bookmark(store, wanted)
-    wanted = _begin(store, wanted, bookmark)
+    wanted = _begin(store, wanted, wanted.limit, bookmark)
     done, look = _settle_and_take(store, wanted, results)
     if len(done) < len(results.items):
         store.fronts.undo(bookmark, wanted.start)
         return done, Claims(), None
-    return done, *_claim_some(store, wanted, wanted.limit, bookmark, look)
+    return done, *_claim_some(store, wanted, bookmark, look)
 
 
-def _bookmark(store: Store, wanted: Wanted) -> Bookmark[Front]:
+def _bookmark(store: Store, wanted: Wanted) -> Bookmark:
     """Return the bookmark of claims like this one; what is to see all that there is gets an empty one."""
     is_plain = store.engine_name == "postgresql" and not wanted.ahead and wanted.now is None
     return store.fronts.of(wanted.kind) if is_plain and wanted.scope.is_known else Bookmark(is_dry=True)
 
 
-def _begin(store: Store, wanted: Wanted, bookmark: Bookmark[Front]) -> Wanted:
-    """Return how a claim begins, of which others know until its transaction ends."""
-    fronts, start = store.fronts, store.fronts.start(bookmark, wanted.limit)
+def _begin(store: Store, wanted: Wanted, limit: int, bookmark: Bookmark) -> Wanted:
+    """Return how a claim of so many begins, of which others know until its transaction ends."""
+    fronts, start = store.fronts, store.fronts.start(bookmark, limit)
     if store.engine_name == "postgresql":
         undo = functools.partial(fronts.undo, bookmark, start)
         commits.on_commit(store.session, functools.partial(fronts.end, bookmark, start), undo)
-    return dataclasses.replace(wanted, window=_window(wanted.limit), start=start)
+    return dataclasses.replace(wanted, limit=limit, window=_window(limit), start=start)
 
 
-def _note(store: Store, wanted: Wanted, bookmark: Bookmark[Front], look: _Look) -> None:
+def _note(store: Store, wanted: Wanted, bookmark: Bookmark, look: _Look) -> None:
     """Note how far this claim has come, and where the next may begin, once it is committed."""
     if store.engine_name == "postgresql":
         rows = look.rows
@@ -198,11 +201,14 @@ def _place(row: sa.Row[t.Any], behind: int = 0) -> Front:
 
 
 def _claim_some(
-    store: Store, wanted: Wanted, limit: int, bookmark: Bookmark[Front], first: _Look | None = None
+    store: Store, wanted: Wanted, bookmark: Bookmark, first: _Look | None = None
 ) -> tuple[Claims, set[int] | None]:
-    window, claims, places = _window(limit), Claims(), dict[int, t.Any]()
-    if first is None:
-        wanted = _begin(store, dataclasses.replace(wanted, limit=limit), bookmark)
+    """Claim what is wanted, as it has begun.
+
+    :param first: what its first look has locked, if it was made.
+    """
+    limit, window = wanted.limit, wanted.window
+    claims, places = Claims(), dict[int, t.Any]()
     for _ in range(_MOST_ROUNDS):
         look, first = first or _take(store, wanted), None
         _note(store, wanted, bookmark, look)

@@ -118,15 +118,13 @@ WHOLE = Start(Taking(0.0, 0))
 
 
 @dataclasses.dataclass(slots=True)
-class Bookmark(t.Generic[P]):
-    """The place of the first that was found, of claims that may have the same.
+class _Mark(t.Generic[P]):
+    """The place of the first that was found.
 
     :param taken: how many they were given.
     :param looked_at: when the last look from the beginning began, of those that are committed.
     :param known_at: when it was committed.
     :param sent_at: when the last was sent to look from there because it was time.
-    :param is_dry: whether the last of them found nothing.
-    :param queued_only: whether the last of them that looked at all jobs found queued ones only.
     """
 
     place: P | None = None
@@ -134,10 +132,6 @@ class Bookmark(t.Generic[P]):
     looked_at: float = 0.0
     known_at: float = 0.0
     sent_at: float = 0.0
-    is_dry: bool = False
-    queued_only: bool = False
-    #: The claims under way, in the order in which they began.
-    under_way: list[Taking] = dataclasses.field(default_factory=list)
 
     def begin(self, now: float) -> P | None:
         """Return where a claim may begin, if not at the beginning. Who asks goes there."""
@@ -149,6 +143,28 @@ class Bookmark(t.Generic[P]):
     def give_back(self) -> None:
         """Let another look from the beginning, for one whose look came to nothing."""
         self.sent_at = self.looked_at
+
+    def move(self, place: P | None, at: float, *, whole: bool) -> None:
+        """Note where the next may begin, unless others have looked from the beginning since it began."""
+        if whole and at >= self.looked_at:
+            self.looked_at, self.known_at = at, time.monotonic()
+        elif whole or self.place is None or at < self.known_at:
+            return
+        self.place = place
+
+
+@dataclasses.dataclass(slots=True)
+class Bookmark(_Mark[Front]):
+    """The place of claims that may have the same jobs.
+
+    :param is_dry: whether the last of them found nothing.
+    :param queued_only: whether the last of them that looked at all jobs found queued ones only.
+    :param under_way: those that have begun and not ended, in the order in which they began.
+    """
+
+    is_dry: bool = False
+    queued_only: bool = False
+    under_way: list[Taking] = dataclasses.field(default_factory=list)
 
     def fresh(self, now: float) -> list[Taking]:
         """Return the claims under way but those whose transactions take long."""
@@ -167,14 +183,6 @@ class Bookmark(t.Generic[P]):
                     place, ahead = rival.end, 0  # who began before it is taking what stands before it
         return place, ahead
 
-    def move(self, place: P | None, at: float, *, whole: bool) -> None:
-        """Note where the next may begin, unless others have looked from the beginning since it began."""
-        if whole and at >= self.looked_at:
-            self.looked_at, self.known_at = at, time.monotonic()
-        elif whole or self.place is None or at < self.known_at:
-            return
-        self.place = place
-
 
 class Fronts:
     """The places of one process in one app."""
@@ -182,10 +190,10 @@ class Fronts:
     def __init__(self) -> None:
         self._generation = 0
         #: The end of the lease that ends first, which is the same for all.
-        self._leases: Bookmark[dt.datetime] = Bookmark()
-        self._kinds: dict[t.Hashable, Bookmark[Front]] = {}
+        self._leases: _Mark[dt.datetime] = _Mark()
+        self._kinds: dict[t.Hashable, Bookmark] = {}
 
-    def of(self, kind: t.Hashable) -> Bookmark[Front]:
+    def of(self, kind: t.Hashable) -> Bookmark:
         """Return the bookmark of a kind of claims."""
         try:
             known = self._kinds.get(kind)
@@ -197,7 +205,7 @@ class Fronts:
             known = self._kinds.setdefault(kind, Bookmark())
         return known
 
-    def start(self, bookmark: Bookmark[Front], most: int) -> Start:
+    def start(self, bookmark: Bookmark, most: int) -> Start:
         """Return where a claim of so many begins: where there was nothing, at the beginning."""
         whole = self.whole(Taking(time.monotonic(), most))
         place = bookmark.begin(whole.at)
@@ -214,7 +222,7 @@ class Fronts:
         """Return the beginning."""
         return Start(taking, at=time.monotonic(), generation=self._generation)
 
-    def note(self, bookmark: Bookmark[Front], start: Start, found: Found) -> None:
+    def note(self, bookmark: Bookmark, start: Start, found: Found) -> None:
         """Note what a look has found, when it is committed."""
         bookmark.taken += found.taken
         bookmark.is_dry = not found.taken
@@ -230,18 +238,18 @@ class Fronts:
         if found.lease is not None:
             self._leases.move(found.lease, start.at, whole=start.leases == BEGINNING)
 
-    def end(self, bookmark: Bookmark[Front], start: Start) -> None:
+    def end(self, bookmark: Bookmark, start: Start) -> None:
         """Note that a claim is not under way any more."""
         bookmark.under_way = [other for other in bookmark.under_way if other is not start.taking]
 
-    def undo(self, bookmark: Bookmark[Front], start: Start) -> None:
+    def undo(self, bookmark: Bookmark, start: Start) -> None:
         """Note that a claim has come to nothing: what it had taken others may have passed."""
         self.end(bookmark, start)
         self._give_back(bookmark, start)
         if start.taking.taken:
             self.forget()
 
-    def _give_back(self, bookmark: Bookmark[Front], start: Start) -> None:
+    def _give_back(self, bookmark: Bookmark, start: Start) -> None:
         if start.front is None:
             bookmark.give_back()
         if not start.queued_only and start.leases == BEGINNING:
