@@ -271,6 +271,14 @@ FORMS: dict[str, Form] = {
         lambda h, user: sa.and_(sa.text("user_id = :u").bindparams(u=user or ""), h.Job.written == "x"),
         lambda row, user: row["user_id"] == (user or "") and row["written"] == "x",
     ),
+    "text with the names of a claim's own statements": Form(
+        lambda h, user: sa.literal_column(
+            "id > 0 AND priority >= 0 AND turn >= 0 AND run_at > '1970-01-02' AND type <> '' AND state <> ''"
+            f" AND queue <> '' AND attempts >= 0 AND user_id = '{user}'",
+            sa.Boolean(),
+        ),
+        lambda row, user: row["user_id"] == str(user),
+    ),
     "column in words": Form(
         lambda h, user: sa.literal_column(f"user_id = '{user}'", sa.Boolean()),
         lambda row, user: row["user_id"] == str(user),

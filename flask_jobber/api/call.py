@@ -16,6 +16,7 @@ from ..core import attachments, copies, queries
 from ..core.claim import Claim, Claims
 from ..core.hold import Holder, Row
 from ..core.lockers import login_of
+from ..core.scope import in_scope
 from ..core.states import State, Verb
 from ..core.store import Store
 from ..errors import DuplicateJob, NotFound
@@ -169,16 +170,15 @@ class Call:
 
     def _load(self, ids: t.Sequence[int]) -> t.Iterable[t.Any]:
         job = self.store.Job
-        return self.store.session.scalars(sa.select(job).where(job.id.in_(ids))).all()
+        return self.store.session.scalars(sa.select(job).where(job.id.in_(ids))).unique().all()
 
     def load(self, job_id: int) -> t.Any:
         """Return the object of a job in the scope, for the permission hook.
 
         :raises NotFound: when there is none.
         """
-        job = self.store.Job
-        mine = sa.select(job).where(job.id == job_id, self.identity.scope.expression)
-        found = self.store.session.scalars(mine).one_or_none()
+        job, mine = self.store.Job, in_scope(self.store, self.identity.scope.expression, job_id)
+        found = self.store.session.scalars(sa.select(job).where(job.id.in_(mine))).unique().one_or_none()
         if found is None or not self._sees(found):
             raise NotFound
         return found

@@ -138,7 +138,7 @@ def read_scope(job: type[JobMixin], said: t.Any) -> Expression:
     :raises HookError: for ``None``, an empty list or mapping, or anything else that is no
         condition on the table of jobs.
     """
-    condition = _condition(job, said)
+    condition = scopes.enclosed(_condition(job, said))
     named = any(isinstance(e, sa.BindParameter) and not e.unique for e in visitors.iterate(condition))
     return scopes.anonymous(condition) if named else condition
 

@@ -23,6 +23,7 @@ from .hold import followed
 from .models import JobMixin
 from .payload import MAX_ID
 from .process import call, describe, find_feedback, load_job
+from .scope import in_scope
 from .states import State, Verb
 from .store import Store
 from .tally import GO_ON, Row, is_broken, note
@@ -67,7 +68,7 @@ class Progress:
 def progress(store: Store, batch_id: int, scope: sa.ColumnElement[t.Any] | None = None) -> Progress:
     """Return how far a batch is. :raises NotFound: when there is none, or none in the scope."""
     b, c = store.batches.c, store.jobs.c
-    mine = (b.id == batch_id, *(() if scope is None else (scope,)))
+    mine = (b.id == batch_id, *(() if scope is None else (c.id.in_(in_scope(store, scope, batch_id)),)))
     columns = (c.id, c.type, c.state, c.data, c.owner_ref.label("owner"), c.created_at, c.finished_at)
     counters = (b.total, b.done, b.failed, b.cancelled, b.remaining.label("left"), b.last_at)
     joined = store.batches.join(store.jobs, b.id == c.id)

@@ -24,7 +24,7 @@ import typing as t
 
 import sqlalchemy as sa
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, Null
+from sqlalchemy.sql.elements import BooleanClauseList
 
 from .engines import Instant, plus_seconds, position, utcnow
 from .front import WHOLE, Start
@@ -32,7 +32,7 @@ from .lanes import unpaused
 from .lockers import login_of, unblocked
 from .models import UNLED, UNTYPED, JobMixin
 from .payload import RESERVED, names_of
-from .scope import Expression, Scope
+from .scope import Expression, Scope, bare, is_equality
 from .states import State, Verb
 from .store import Store, missed
 
@@ -41,6 +41,8 @@ _MOST_BRANCHES = 16
 # Looks for the priorities of scheduled jobs before they are sorted after all. SQLite takes
 # 500 terms of a UNION.
 _MOST_LEVELS = 25
+#: What is told of candidates: ``id, priority, turn, run_at``, by names that a scope in text does not know.
+BEST = ("best_id", "best_priority", "best_turn", "best_run_at")
 #: Of each branch the priorities at which a scheduled job is due; ``None``: too many to walk.
 #: Without a mapping the statement walks them itself.
 Levels = dict[int, list[int] | None] | None
@@ -252,7 +254,7 @@ def lease_end(wanted: Wanted, length: Expression) -> Expression:
 def candidates(
     store: Store, wanted: Wanted, levels: Levels = None, first: Expression | None = None
 ) -> sa.Select[t.Any]:
-    """Select ``id, priority, turn, run_at`` of the best, in order, at most ``wanted.window``.
+    """Select :data:`BEST` of the best, in order, at most ``wanted.window``.
 
     :param first: the end of the lease that ends first, see :func:`first_lease`.
     """
@@ -266,7 +268,8 @@ def candidates(
     # Arms of an OR may overlap.
     unite = sa.union if _count_arms(wanted.scope.expression) > 1 else sa.union_all
     c = unite(*selects).subquery("found").c
-    best = sa.select(*c).where(unblocked(store))
+    named = (column.label(name) for column, name in zip(c, BEST, strict=True))
+    best = sa.select(*named).where(unblocked(store))
     best = best.order_by(c.priority.desc(), c.turn, c.run_at, c.id).limit(number(wanted.window))
     return best.offset(missed("ahead", sa.Integer())) if queued_only else best
 
@@ -518,12 +521,7 @@ def _branch(
 
 def _leads(job: type[JobMixin], term: Expression) -> bool:
     """Whether a term is ``column = value`` or ``column IS NULL`` on a column of ``__claim_by__``."""
-    return (
-        isinstance(term, BinaryExpression)
-        and (term.operator, type(term.right)) in ((operators.eq, sa.BindParameter), (operators.is_, Null))
-        and getattr(term.left, "table", None) is job.__table__
-        and getattr(term.left, "name", None) in job.__claim_by__
-    )
+    return is_equality(term) and term.left.table is job.__table__ and term.left.name in job.__claim_by__
 
 
 def leading(job: type[JobMixin], arm: t.Iterable[Expression]) -> t.Iterator[tuple[int, t.Any]]:
@@ -540,25 +538,19 @@ def arms_of(scope: Expression) -> list[list[Expression]]:
 
 
 def _arms(scope: Expression) -> list[list[Expression]]:
-    scope = _bare(scope)
-    if isinstance(scope, BooleanClauseList) and scope.operator is operators.or_:
-        return [arm for clause in scope.clauses for arm in _arms(clause)]
-    if isinstance(scope, BooleanClauseList) and scope.operator is operators.and_:
-        products = itertools.product(*(_arms(clause) for clause in scope.clauses))
+    inner = bare(scope)
+    if isinstance(inner, BooleanClauseList) and inner.operator is operators.or_:
+        return [arm for clause in inner.clauses for arm in _arms(clause)]
+    if isinstance(inner, BooleanClauseList) and inner.operator is operators.and_:
+        products = itertools.product(*(_arms(clause) for clause in inner.clauses))
         return [[term for arm in arms for term in arm] for arms in products]
     return [[scope]]
 
 
 def _count_arms(scope: Expression) -> int:
     """Count the alternatives without making them: there may be two to the power of the terms."""
-    scope = _bare(scope)
+    scope = bare(scope)
     if isinstance(scope, BooleanClauseList):
         counts = [_count_arms(clause) for clause in scope.clauses]
         return sum(counts) if scope.operator is operators.or_ else math.prod(counts)
     return 1
-
-
-def _bare(expression: Expression) -> Expression:
-    while isinstance(expression, Grouping):
-        expression = t.cast(Expression, expression.element)
-    return expression

@@ -394,12 +394,13 @@ def _statement(store: Store, wanted: Wanted, settled: sa.CTE | None = None) -> s
     if settled is not None:
         best = best.where(at_once.are_all(settled))
     found = find.unmaterialized(best, "_best")
+    best_id, priority, turn, run_at = found.c
     picked = (
         sa.select(c.id, *_before(store, wanted))
-        .select_from(found.join(store.jobs, found.c.id == c.id))
+        .select_from(found.join(store.jobs, best_id == c.id))
         # By its id alone: PostgreSQL thought of other ways to it, which pass all that is gone.
         .where(find.still(*find.fits(store, wanted)))
-        .order_by(found.c.priority.desc(), found.c.turn, found.c.run_at, found.c.id)
+        .order_by(priority.desc(), turn, run_at, best_id)
         .limit(missed("limit", sa.Integer()))
         .with_for_update(of=store.jobs, skip_locked=True)
         .cte("_picked")
@@ -421,7 +422,7 @@ def _facts_of_look(
     wanted: Wanted, picked: sa.CTE, found: sa.CTE, first: t.Any
 ) -> list[sa.ColumnElement[t.Any]]:
     """Return what only a look from the beginning can tell: what there was to be looked at."""
-    seen: t.Any = sa.func.array(sa.select(found.c.id).scalar_subquery())
+    seen: t.Any = sa.func.array(sa.select(found.c.best_id).scalar_subquery())
     if not wanted.ahead:  # of interest only when all of it may have been locked
         seen = sa.case((~sa.exists().select_from(picked), seen))
     return [seen.label("seen"), sa.func.coalesce(first, utcnow()).label("lease")]
@@ -477,7 +478,7 @@ def _lock_in_sqlite(store: Store, wanted: Wanted, levels: Levels) -> _Look:
 
     def build() -> sa.Executable:
         best = find.candidates(store, wanted, levels).limit(missed("limit", sa.Integer())).subquery()
-        chosen = store.jobs.c.id.in_(sa.select(best.c.id))
+        chosen = store.jobs.c.id.in_(sa.select(best.c.best_id))
         guard = (chosen, find.still(find.due(store, wanted.clock), wanted.scope.template))
         return store.locking(_before(store, wanted), *guard)
 

@@ -6,10 +6,11 @@ import dataclasses
 import typing as t
 
 import sqlalchemy as sa
-from sqlalchemy.sql import visitors
+from sqlalchemy.sql import operators, visitors
+from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList, Grouping, Null
 from sqlalchemy.sql.functions import FunctionElement
 
-from .store import missed
+from .store import Store, missed
 
 Expression = sa.ColumnElement[t.Any]
 # A function of the app's own may read anything as well, and so may text.
@@ -32,7 +33,10 @@ class Scope:
     @property
     def reads_others(self) -> bool:
         """Whether it may look at more than the job itself: at other jobs, say."""
-        return any(isinstance(element, _READERS) for element in visitors.iterate(self.expression))
+        return any(
+            isinstance(element, _READERS) or getattr(element, "is_literal", False)
+            for element in visitors.iterate(self.expression)
+        )
 
     @property
     def is_known(self) -> bool:
@@ -51,6 +55,44 @@ class Scope:
             return named
 
         return visitors.replacement_traverse(self.expression, {}, name)
+
+
+def bare(expression: Expression) -> Expression:
+    """Return an expression without the parentheses around it."""
+    while isinstance(expression, Grouping):
+        expression = t.cast(Expression, expression.element)
+    return expression
+
+
+def enclosed(expression: Expression) -> Expression:
+    """Put each term of a scope into parentheses of its own.
+
+    SQLAlchemy puts none around text, nor around what an app compiles by itself: an ``OR`` in it would
+    undo whatever else is asked of a job, such as who holds it.
+    """
+    inner = bare(expression)
+    if isinstance(inner, BooleanClauseList):
+        join = sa.or_ if inner.operator is operators.or_ else sa.and_
+        return join(*map(enclosed, inner.clauses))
+    return inner if is_equality(inner) or isinstance(inner, sa.True_ | sa.False_) else Grouping(inner)
+
+
+def is_equality(term: Expression) -> t.TypeGuard[BinaryExpression[t.Any]]:
+    """Whether it is ``column = value`` or ``column IS NULL``."""
+    return (
+        isinstance(term, BinaryExpression)
+        and (term.operator, type(term.right)) in ((operators.eq, sa.BindParameter), (operators.is_, Null))
+        and isinstance(term.left, sa.Column)
+    )
+
+
+def in_scope(store: Store, scope: Expression, job_id: int) -> sa.Select[t.Any]:
+    """Select the id of a job that is in a scope, as a subquery that sees nothing of what is around it.
+
+    A scope in words may name columns that something else has too which is read with the jobs.
+    """
+    c = store.jobs.c
+    return sa.select(c.id).where(c.id == job_id, scope).correlate(None)
 
 
 def anonymous(expression: Expression) -> Expression:

@@ -223,10 +223,11 @@ def _repeat_failure(store: Store, holder: Holder, item: Failure) -> Outcome:
     reported = (
         sa.select(c.state, c.run_at, h.error)
         .join_from(store.history, store.jobs, c.id == h.job_id)
-        .where(c.id == item.job_id, c.attempts == item.attempt, holder.scope.expression)
+        .where(c.id == item.job_id, c.attempts == item.attempt)
         .where(h.attempt == item.attempt, h.locker == holder.locker, h.reason == Verb.FAIL.value)
         .where(h.from_state == State.LOCKED.value)
     )
+    # Out of scope it is not found.
     row = store.execute(store.current(reported)).first() if not isinstance(error, NotFound) else None
     if row is None or row.error != check_error(item.error) or row.state == State.CANCELLED:
         return Outcome(item, error=error)
