@@ -496,6 +496,22 @@ def test_a_cached_page_works_on_when_it_is_shown_again(site: Site, tab: Tab) -> 
     assert "resumed" not in tab.names
 
 
+def test_who_has_given_back_waits_for_no_lock(site: Site, open_tab: OpenTab) -> None:
+    """Chromium drops a cached page that is granted a lock."""
+    job_id = site.enqueue("hold")
+    url = f"{site.url}/jobber/jobs/{job_id}/attempts/1"
+    other = open_tab()
+    other.page.evaluate(
+        "name => void navigator.locks.request(name, () => new Promise(() => {}))", f"jobber {url}"
+    )
+    tab = open_tab().start(types=["hold"])
+    tab.wait("claimed")
+
+    tab.page.evaluate("jobber.stop({ now: true })")
+
+    assert tab.page.evaluate("navigator.locks.query().then(({ pending }) => pending.length)") == 0
+
+
 def test_a_reload_has_nothing_to_resume(site: Site, tab: Tab) -> None:
     """What was released on the way is claimed anew."""
     job_id = site.enqueue("hold")

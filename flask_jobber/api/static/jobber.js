@@ -276,7 +276,7 @@ class Attempt {
     this.#emit = emit;
     this.url = new URL(`jobs/${job.id}/attempts/${job.attempt}`, server.url).href;
     ledger.hold(this.url);
-    this.#lock = lock ?? lockAlone(this.url);
+    this.#lock = lock ?? lockAlone(this.url, this.signal);
   }
 
   get signal() {
@@ -668,7 +668,7 @@ function lockAlone(url, signal) {
     const held = () => new Promise((unlock) => resolve(unlock));
     const ask = () => locks.request(`jobber ${url}`, { signal }, held).catch(meet);
     // Chromium takes a lock back that it grants while alert() or open() stops the page: an Error of no other kind.
-    const meet = (error) => (error instanceof DOMException ? resolve(null) : setTimeout(ask));
+    const meet = (error) => (signal.aborted || error instanceof DOMException ? resolve(null) : setTimeout(ask));
     ask();
   });
 }
