@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import re
 import typing as t
+import uuid
 
+import psycopg
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
 
 from conftest import MakeWorld
+from flask_jobber import JobMixin
 from flask_jobber.core import front
 from race_support import in_flight
 from situations import ago, put
@@ -293,6 +300,55 @@ def test_leases_that_are_gone_are_not_passed_again(make_world: MakeWorld, postgr
         assert pages(client, engine, types=["type2"]) < 100
 
 
+class Inet(UserDefinedType[str]):
+    """A type of which SQLAlchemy does not know how PostgreSQL calls it where values are given."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: t.Any) -> str:
+        return "INET"
+
+
+class Shout(sa.types.TypeDecorator[str]):
+    """Text that is kept in capitals."""
+
+    impl, cache_ok = sa.String(20), True
+
+    def process_bind_param(self, value: str | None, dialect: t.Any) -> str | None:
+        return value and value.upper()
+
+
+SITES: dict[str, t.Any] = {
+    "inet": (Inet(), "10.0.0.1"),
+    "enum": (sa.Enum("north", "south", name="site"), "north"),
+    "uuid": (sa.Uuid(), uuid.UUID(int=7)),
+    "decorated": (Shout(), "north"),
+    "date": (sa.Date(), dt.date(2026, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_column_of_any_type_leads(postgres_url: str, make_world: MakeWorld, site: str) -> None:
+    """PostgreSQL tells what the value is from what it is compared with."""
+    type_, value = SITES[site]
+
+    class Placed(World):
+        def _make_job_class(self) -> type[t.Any]:
+            class Job(JobMixin, self.db.Model):  # type: ignore[name-defined, misc]
+                __claim_by__ = ("site",)
+                site: Mapped[t.Any] = mapped_column(type_)
+
+            return Job
+
+        def _scope(self) -> t.Any:
+            return self.Job.site == value
+
+    world = make_world(postgres_url, Placed)
+    made = [world.enqueue(site=value) for _ in range(3)]
+    client = world.client()
+    assert [*ids(client), *ids(client), *ids(client)] == made
+
+
 class Asking(World):
     """A world whose scope asks a function that may say something else each time."""
 
@@ -307,10 +363,7 @@ def test_a_scope_by_a_function_reads_no_more(make_world: MakeWorld, postgres_url
     with world.session() as session:
         body = "CREATE FUNCTION may_have(bigint) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END'"
         session.execute(sa.text(body))
-        given = {"type": "work", "state": "queued", "max_attempts": 10, "user_id": "ann", "run_at": ago(60)}
-        session.execute(sa.insert(world.Job.__table__), [given] * 20_000)
-    with world.session() as session:
-        session.execute(sa.text("ANALYZE job"))
+    fill(world, [{"user_id": "ann"}] * 20_000)
     with world.app.app_context():
         engine = world.db.engine
     client.claim()
@@ -343,17 +396,62 @@ def test_a_claim_is_short(make_world: MakeWorld, postgres_url: str) -> None:
     assert short <= 4096 < whole
 
 
+def test_a_claim_is_planned_once(make_world: MakeWorld, postgres_url: str) -> None:
+    """Though PostgreSQL guesses that many jobs of a higher priority, which are others', are mine."""
+    world = make_world(postgres_url, Owned)
+    client = world.client()
+    others = [{"user_id": f"user_{number % 50}", "priority": 1} for number in range(20_000)]
+    fill(world, [*others, *([{"user_id": "ann", "priority": 0}] * 40)])
+    for _ in range(30):
+        client.claim(types=["work"])
+    plans = sa.text(
+        "SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements"
+        " WHERE statement LIKE '%SKIP LOCKED%'"
+    )
+    with world.session() as session:
+        [[generic, custom]] = session.execute(plans)
+    assert generic > custom
+
+
+def test_who_has_most_of_the_jobs_reads_few(make_world: MakeWorld, postgres_url: str) -> None:
+    """A plan for any user, of whom most have few, is good for this one too."""
+    world = make_world(postgres_url, Owned)
+    client = world.client()
+    users = ["ann" if number % 2 else f"user_{number % 2000}" for number in range(40_000)]
+    fill(world, [{"user_id": user} for user in users])
+    with world.app.app_context():
+        engine = world.db.engine
+    client.claim(types=["work"])
+    assert pages(client, engine, types=["work"]) < 100
+
+
+def fill(world: World, jobs: list[dict[str, t.Any]]) -> None:
+    """Make waiting jobs of type "work", of which PostgreSQL's planner knows."""
+    given = {"type": "work", "state": "queued", "max_attempts": 10, "run_at": ago(60)}
+    with world.session() as session:
+        session.execute(sa.insert(world.Job.__table__), [{**given, **job} for job in jobs])
+    with world.session() as session:
+        session.execute(sa.text("ANALYZE job"))
+
+
 def pages(client: Client, engine: sa.Engine, **wish: t.Any) -> int:
-    """Return how many pages PostgreSQL reads for a claim."""
+    """Return how many pages PostgreSQL reads for a claim by a plan that is made for any values."""
     read: list[int] = []
 
     def explain(connection: t.Any, cursor: t.Any, statement: str, values: t.Any, *_: t.Any) -> None:
-        if "SKIP LOCKED" in statement and not statement.startswith("EXPLAIN"):
-            before = connection.begin_nested()
-            said = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", values)
-            plan = said.scalar_one()[0]["Plan"]
-            read.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
-            before.rollback()
+        if "SKIP LOCKED" not in statement or statement.startswith("PREPARE"):
+            return
+        driver, names = psycopg.ClientCursor(cursor.connection), list(values)
+        text = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
+        before = connection.begin_nested()
+        driver.execute("SET LOCAL plan_cache_mode TO force_generic_plan")
+        driver.execute(f"PREPARE probe AS {text.replace('%%', '%')}")
+        given = ", ".join(f"%({name})s" for name in names)
+        driver.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE probe({given})", values)
+        [[[said]]] = driver.fetchall()
+        read.append(said["Plan"]["Shared Hit Blocks"] + said["Plan"]["Shared Read Blocks"])
+        driver.execute("DEALLOCATE probe")
+        before.rollback()
 
     sa.event.listen(engine, "before_cursor_execute", explain)
     client.claim(**wish)

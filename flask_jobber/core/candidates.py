@@ -24,9 +24,9 @@ import typing as t
 
 import sqlalchemy as sa
 from sqlalchemy.sql import operators
-from sqlalchemy.sql.elements import BooleanClauseList
+from sqlalchemy.sql.elements import BinaryExpression, BooleanClauseList
 
-from .engines import Instant, plus_seconds, position, utcnow
+from .engines import Instant, plus_seconds, position, unforeseen, utcnow
 from .front import WHOLE, Start
 from .lanes import unpaused
 from .lockers import login_of, unblocked
@@ -338,7 +338,7 @@ def shape(levels: Levels) -> t.Hashable:
 def _part(store: Store, wanted: Wanted, *conditions: Expression) -> sa.Select[t.Any]:
     c = store.jobs.c
     part = sa.select(c.id, c.priority, turn(store), c.run_at).where(*conditions)
-    return part.limit(number(wanted.window))
+    return part.limit(unforeseen(number(wanted.window)))
 
 
 def _lapsed_part(store: Store, wanted: Wanted, first: Expression | None) -> sa.Select[t.Any]:
@@ -375,11 +375,11 @@ def _queued_parts(store: Store, wanted: Wanted, branch: Branch, place: int) -> t
     # PostgreSQL would read all of it.
     name = f"_queued_{place}"
     q = waiting.subquery(name).c if wanted.scope.reads_others else unmaterialized(waiting, name).c
-    part: sa.Select[t.Any] = sa.select(q.id, q.priority, q.turn, q.run_at).limit(number(wanted.reach))
+    part: sa.Select[t.Any] = sa.select(q.id, q.priority, q.turn, q.run_at)
+    part = part.limit(unforeseen(number(wanted.reach)))
     part = part.order_by(*(q[lead.name] for lead in leads), q.priority.desc(), q.turn, q.run_at, q.id)
-    priority = missed("front_priority", sa.Integer())
-    types = {"turn": sa.BigInteger(), "run_at": Instant(), "id": sa.BigInteger()}
-    begin = (missed(f"front_{name}", type_) for name, type_ in types.items())
+    types = {"priority": sa.Integer(), "turn": sa.BigInteger(), "run_at": Instant(), "id": sa.BigInteger()}
+    priority, *begin = (unforeseen(missed(f"front_{name}", type_)) for name, type_ in types.items())
     yield part.where(q.priority > priority)
     yield part.where(q.priority == priority, sa.tuple_(q.turn, q.run_at, q.id) >= sa.tuple_(*begin))
 
@@ -457,13 +457,13 @@ def wished(store: Store, wanted: Wanted, *, typed: bool = True) -> tuple[Express
 
 def _least(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
     if wanted.start.front is not None and not wanted.start.queued_only:
-        return (store.jobs.c.priority >= missed("front_priority", sa.Integer()),)
-    bound = missed("least", sa.Integer())
+        return (store.jobs.c.priority >= unforeseen(missed("front_priority", sa.Integer())),)
+    bound = unforeseen(missed("least", sa.Integer()))
     return () if wanted.min_priority is None else (store.jobs.c.priority >= bound,)
 
 
 def _most(store: Store, wanted: Wanted) -> tuple[Expression, ...]:
-    bound = missed("most", sa.Integer())
+    bound = unforeseen(missed("most", sa.Integer()))
     return () if wanted.max_priority is None else (store.jobs.c.priority <= bound,)
 
 
@@ -516,7 +516,14 @@ def _branch(
     others = [term for term in arm if not any(term is one for one in lead.values())]
     nulls = tuple(term.left for term in lead.values() if term.operator is operators.is_)
     order = nulls if store.engine_name == "postgresql" else ()
-    return Branch((*lead.values(), *typed, *marks), (*others, *rest), order)
+    leads = map(_unforeseen, (*lead.values(), *typed))
+    return Branch((*leads, *marks), (*others, *rest), order)
+
+
+def _unforeseen(term: t.Any) -> Expression:
+    if term.operator is operators.is_:
+        return t.cast(Expression, term)
+    return BinaryExpression(term.left, unforeseen(term.right), term.operator)
 
 
 def _leads(job: type[JobMixin], term: Expression) -> bool:

@@ -203,6 +203,30 @@ def _(element: position, compiler: SQLCompiler, **kw: t.Any) -> str:
     return "strpos({}, {})".format(*_two(element, compiler, kw))
 
 
+class unforeseen(FunctionElement[t.Any]):
+    """``unforeseen(value)``: a value that PostgreSQL's planner does not look at.
+
+    It plans a prepared statement anew each time as long as it guesses that to be cheaper for the
+    values at hand; where all values have one good plan, that takes longer than the statement. Of a
+    limit it guesses that a tenth of the rows is wanted: it reads an index in order, though it has to
+    guess how many rows that is.
+    """
+
+    inherit_cache = True
+
+
+@compiles(unforeseen)
+def _(element: unforeseen, compiler: SQLCompiler, **kw: t.Any) -> str:
+    return compiler.process(element.clauses, **kw)
+
+
+@compiles(unforeseen, "postgresql")
+def _(element: unforeseen, compiler: SQLCompiler, **kw: t.Any) -> str:
+    value = compiler.process(element.clauses, **kw)
+    # A value of no type would be text there, and could not be compared with all.
+    return f"(SELECT {value})" if value.isdigit() or "::" in value else value
+
+
 class TransactionLost(SQLAlchemyError):
     """The database has ended the transaction by itself: nothing of it stands."""
 
