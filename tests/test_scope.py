@@ -465,6 +465,11 @@ async def _coroutine() -> bool:
     return True
 
 
+def _of_nothing(join: t.Callable[[], t.Any]) -> t.Any:
+    """Join what a list of an app's own holds, which is empty this time."""
+    return join(*[])
+
+
 BAD_SCOPES: dict[str, t.Callable[[House], t.Any]] = {
     "None": lambda h: None,
     "empty list": lambda h: [],
@@ -495,6 +500,11 @@ BAD_SCOPES: dict[str, t.Callable[[House], t.Any]] = {
     "another table too": lambda h: h.Member.name == h.Job.user_id,
     "another table in an or": lambda h: sa.or_(h.Job.user_id == "ann", h.Member.name == "ann"),
     "another name of the table": lambda h: aliased(h.Job).user_id == "ann",
+    "or_ of nothing": lambda h: _of_nothing(sa.or_),
+    "and_ of nothing": lambda h: _of_nothing(sa.and_),
+    "an or_ of nothing beside a condition": lambda h: sa.and_(h.Job.user_id == "ann", _of_nothing(sa.or_)),
+    "not an or_ of nothing": lambda h: sa.not_(_of_nothing(sa.or_)),
+    "a list with an or_ of nothing": lambda h: [h.Job.user_id == "ann", _of_nothing(sa.or_)],
     "aggregate": lambda h: sa.func.count(h.Job.id) > 0,
     "unknown column": lambda h: {"nope": 1},
     "one unknown column": lambda h: {"user_id": "ann", "nope": 1},
@@ -537,6 +547,7 @@ def failed_closed(response: TestResponse) -> bool:
     )
 
 
+@pytest.mark.filterwarnings("ignore:Invoking")
 def test_a_scope_that_says_nothing_clear_hands_out_nothing(
     small_house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -575,6 +586,7 @@ def test_a_scope_that_says_nothing_clear_hands_out_nothing(
     assert sorted(states) == sorted(["locked"] + ["queued"] * (len(ROWS) - 1))
 
 
+@pytest.mark.filterwarnings("ignore:Invoking")
 def test_a_scope_fails_closed_on_every_engine(house: House) -> None:
     """No engine is to be relied on to find that a scope is no condition."""
     wrong = []

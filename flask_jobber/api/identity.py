@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from flask import current_app, request
 from flask_login import current_user
 from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import BooleanClauseList
 from sqlalchemy.types import NullType
 
 from ..core import scope as scopes
@@ -135,11 +136,16 @@ def _broken(name: str, why: str) -> HookError:
 def read_scope(job: type[JobMixin], said: t.Any) -> Expression:
     """Return what a scope hook said as one condition.
 
-    :raises HookError: for ``None``, an empty list or mapping, or anything else that is no
-        condition on the table of jobs.
+    :raises HookError: for ``None``, an empty list or mapping, an ``or_()`` or ``and_()`` of nothing,
+        or anything else that is no condition on the table of jobs.
     """
-    condition = scopes.enclosed(_condition(job, said))
-    named = any(isinstance(e, sa.BindParameter) and not e.unique for e in visitors.iterate(condition))
+    condition = _condition(job, said)
+    elements = list(visitors.iterate(condition))
+    # SQLAlchemy leaves it out, and with it the condition that was meant.
+    if any(isinstance(e, BooleanClauseList) and not e.clauses for e in elements):
+        raise _broken("scope", "it returned an or_() or and_() of nothing; begin it with false() or true()")
+    condition = scopes.enclosed(condition)
+    named = any(isinstance(e, sa.BindParameter) and not e.unique for e in elements)
     return scopes.anonymous(condition) if named else condition
 
 
