@@ -209,7 +209,7 @@ class unforeseen(FunctionElement[t.Any]):
     It plans a prepared statement anew each time as long as it guesses that to be cheaper for the
     values at hand; where all values have one good plan, that takes longer than the statement. Of a
     limit it guesses that a tenth of the rows is wanted: it reads an index in order, though it has to
-    guess how many rows that is.
+    guess how many rows that is. A driver that tells no types of values (psycopg2) shows them all the same.
     """
 
     inherit_cache = True
@@ -222,9 +222,10 @@ def _(element: unforeseen, compiler: SQLCompiler, **kw: t.Any) -> str:
 
 @compiles(unforeseen, "postgresql")
 def _(element: unforeseen, compiler: SQLCompiler, **kw: t.Any) -> str:
-    value = compiler.process(element.clauses, **kw)
-    # A value of no type would be text there, and could not be compared with all.
-    return f"(SELECT {value})" if value.isdigit() or "::" in value else value
+    [value], text = element.clauses, compiler.process(element.clauses, **kw)
+    # Without a type it would be text there, which cannot be compared with everything.
+    is_typed = not isinstance(value, sa.BindParameter) or "::" in text
+    return f"(SELECT {text})" if is_typed else text
 
 
 class TransactionLost(SQLAlchemyError):
