@@ -263,8 +263,10 @@ def candidates(
     for place, branch in enumerate(_branches(store, wanted)):
         parts += _queued_parts(store, wanted, branch, place)
         parts += [] if queued_only else _scheduled_parts(store, wanted, branch, place, levels)
-    # Only PostgreSQL takes an ORDER BY within a UNION as it is.
-    selects = parts if store.engine_name == "postgresql" else [sa.select(part.subquery()) for part in parts]
+    selects = [sa.select(part.subquery("part")) for part in parts]
+    if store.engine_name == "postgresql":
+        # Otherwise it would take its guess of a part for a tenth of the table, and compile what is so dear.
+        selects = [part.limit(number(wanted.reach)) for part in selects]
     # Arms of an OR may overlap.
     unite = sa.union if _count_arms(wanted.scope.expression) > 1 else sa.union_all
     c = unite(*selects).subquery("found").c
