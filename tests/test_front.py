@@ -17,7 +17,7 @@ from sqlalchemy.types import UserDefinedType
 from conftest import MakeWorld
 from flask_jobber import JobMixin
 from flask_jobber.core import front
-from race_support import in_flight
+from race_support import engine_of, in_flight
 from situations import ago, put
 from support import Client, World
 
@@ -262,8 +262,7 @@ def leaving_dead(world: World, rows: int) -> t.Iterator[sa.Engine]:
     with world.session() as session:
         given = {"type": "work", "state": "queued", "max_attempts": 10, "run_at": ago(60)}
         session.execute(sa.insert(jobs), [given] * rows)
-    with world.app.app_context():
-        engine = world.db.engine
+    engine = engine_of(world)
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
         reader.execute(sa.select(jobs.c.id).limit(1)).all()
         for state, more in (
@@ -364,8 +363,7 @@ def test_a_scope_by_a_function_reads_no_more(make_world: MakeWorld, postgres_url
         body = "CREATE FUNCTION may_have(bigint) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END'"
         session.execute(sa.text(body))
     fill(world, [{"user_id": "ann"}] * 20_000)
-    with world.app.app_context():
-        engine = world.db.engine
+    engine = engine_of(world)
     client.claim()
     assert pages(client, engine) < 100
 
@@ -383,8 +381,7 @@ def test_a_claim_is_short(make_world: MakeWorld, postgres_url: str) -> None:
     client, lengths = world.client(), list[int]()
     for _ in range(3):
         world.enqueue(user_id="ann")
-    with world.app.app_context():
-        engine = world.db.engine
+    engine = engine_of(world)
 
     def note(_: t.Any, cursor: t.Any, statement: str, *__: t.Any) -> None:
         lengths.extend([len(statement)] if "SKIP LOCKED" in statement else [])
@@ -419,8 +416,7 @@ def test_who_has_most_of_the_jobs_reads_few(make_world: MakeWorld, postgres_url:
     client = world.client()
     users = ["ann" if number % 2 else f"user_{number % 2000}" for number in range(40_000)]
     fill(world, [{"user_id": user} for user in users])
-    with world.app.app_context():
-        engine = world.db.engine
+    engine = engine_of(world)
     client.claim(types=["work"])
     assert pages(client, engine, types=["work"]) < 100
 
@@ -430,8 +426,7 @@ def test_a_claim_is_cheap_in_a_large_table(make_world: MakeWorld, postgres_url: 
     world = make_world(postgres_url)
     client = world.client()
     fill(world, [{"user_id": "ann" if number % 2 else None} for number in range(40_000)])
-    with world.app.app_context():
-        engine = world.db.engine
+    engine = engine_of(world)
     client.claim()
     assert plan_of(client, engine)["Total Cost"] < 600
 

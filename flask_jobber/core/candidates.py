@@ -265,7 +265,7 @@ def candidates(
         parts += [] if queued_only else _scheduled_parts(store, wanted, branch, place, levels)
     selects = [sa.select(part.subquery("part")) for part in parts]
     if store.engine_name == "postgresql":
-        # Otherwise it would take its guess of a part for a tenth of the table, and compile what is so dear.
+        # It does not know the limit within: it would guess a tenth of the table, and compile what is so dear.
         selects = [part.limit(number(wanted.reach)) for part in selects]
     # Arms of an OR may overlap.
     unite = sa.union if _count_arms(wanted.scope.expression) > 1 else sa.union_all
@@ -493,7 +493,7 @@ def _branches(store: Store, wanted: Wanted) -> list[Branch]:
     places = list(range(len(wanted.types or ()))) if split else []
     common = wished(store, wanted, typed=not places)
     leads: list[tuple[Expression, ...]] = [
-        (store.jobs.c.type == missed(f"type_{place}", sa.String()),) for place in places
+        (store.jobs.c.type == unforeseen(missed(f"type_{place}", sa.String())),) for place in places
     ]
     return [_branch(store, arm, lead, common) for arm, lead in itertools.product(arms, leads or [()])]
 
@@ -518,8 +518,7 @@ def _branch(
     others = [term for term in arm if not any(term is one for one in lead.values())]
     nulls = tuple(term.left for term in lead.values() if term.operator is operators.is_)
     order = nulls if store.engine_name == "postgresql" else ()
-    leads = map(_unforeseen, (*lead.values(), *typed))
-    return Branch((*leads, *marks), (*others, *rest), order)
+    return Branch((*map(_unforeseen, lead.values()), *typed, *marks), (*others, *rest), order)
 
 
 def _unforeseen(term: t.Any) -> Expression:
